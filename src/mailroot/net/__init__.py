@@ -1,0 +1,1 @@
+"""Octets over TCP and TLS, listeners and DNS, on asyncio. Knows no SMTP."""

@@ -1,0 +1,1 @@
+"""Subscribers to events, and nothing else: log, metrics, alerts."""

@@ -1,0 +1,1 @@
+"""Plain decisions about a visit: who may connect, who may relay, how much. Rules answer; they never act."""
