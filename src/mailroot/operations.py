@@ -1,0 +1,168 @@
+"""What an operator can do: one class that the API, and so the command line, calls and nothing else.
+
+Values in and out are frozen dataclasses; `as_json` turns any of them into what JSON knows. Operations knows no
+queue engine, opens no socket but DNS look-ups for `explain`, and never touches a configuration file.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mailroot.queue.base import Queue
+
+if TYPE_CHECKING:
+    from mailroot.deliver.route import Router
+    from mailroot.net.dns import Resolver
+    from mailroot.policy.access import Access
+    from mailroot.policy.domains import LocalDomains
+    from mailroot.receive.sessions import SessionInfo
+
+
+class ServerState(StrEnum):
+    """What a virtual server is doing."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    STARTED = "started"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a virtual server keeps its files, as absolute paths."""
+
+    mailroot: Path
+    pickup: Path
+    queue: Path
+    drop: Path
+    badmail: Path
+
+
+class SessionRegistry(Protocol):
+    """The sessions of one virtual server (`receive.sessions.Sessions` is one)."""
+
+    def list(self) -> "Sequence[SessionInfo]": ...
+
+    def end(self, id: str) -> bool:
+        """Close that session; False: there is none by that id."""
+        ...
+
+    def end_all(self) -> int:
+        """Close all of them; how many."""
+        ...
+
+
+class VirtualServer(Protocol):
+    """What operations needs of a virtual server.
+
+    Paused: no new connections, sessions go on, delivery goes on. Stopped: no listeners, no sessions, no Pickup, no
+    delivery; the queue stays open so that it can be seen and worked on.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def state(self) -> ServerState: ...
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not as it should be ("127.0.0.1:25: permission denied …"), for people; "" when all is well."""
+        ...
+
+    @property
+    def fqdn(self) -> str: ...
+
+    @property
+    def listeners(self) -> Sequence[str]:
+        """Addresses it accepts connections at now, with the port really bound: "127.0.0.1:2525", "[::1]:2525"."""
+        ...
+
+    @property
+    def folders(self) -> Folders: ...
+
+    @property
+    def queue(self) -> Queue | None:
+        """None only where it could not be opened; `trouble` says why."""
+        ...
+
+    @property
+    def sessions(self) -> SessionRegistry: ...
+
+    # What `explain` asks; these are there in every state.
+
+    @property
+    def access(self) -> "Access": ...
+
+    @property
+    def local(self) -> "LocalDomains": ...
+
+    @property
+    def router(self) -> "Router": ...
+
+    @property
+    def resolver(self) -> "Resolver": ...
+
+    @property
+    def reverse_dns(self) -> bool:
+        """Whether clients' names are looked up (also when an access list needs it)."""
+        ...
+
+    @property
+    def max_message_size(self) -> int:
+        """Octets; 0: no limit."""
+        ...
+
+    @property
+    def expiration(self) -> float:
+        """Seconds after which a message is given up."""
+        ...
+
+    # Each returns when it is so, raises OperationError with a text for people when it cannot be, and does nothing
+    # when it already is so. `stop` gives sessions and attempts a short grace period.
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+
+class OperationError(Exception):
+    """An operation could not be done; the text is for people. `code` is stable, for programs."""
+
+    code = "failed"
+
+
+class NotFound(OperationError):
+    """There is no such virtual server, session or message."""
+
+    code = "not_found"
+
+
+class Invalid(OperationError):
+    """The question itself is wrong."""
+
+    code = "invalid"
+
+
+class Conflict(OperationError):
+    """Not in this state."""
+
+    code = "conflict"
+
+
+class Unavailable(OperationError):
+    """Not now: the queue cannot be read or written."""
+
+    code = "unavailable"
+
+
+Reload = Callable[[str | None], Awaitable[None]]
+"""Reads the configuration again and applies it to one virtual server, or (None) to all; whole or not at all.
+Raises OperationError with the whole friendly text when it is not taken."""
