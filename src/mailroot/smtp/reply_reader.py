@@ -18,7 +18,7 @@ MAX_OCTETS = 64 * 1024
 _MAX_UNREAD = 512 * 1024
 
 _STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
-_CONTROLS = {c: " " for c in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
 
 
 class ReplyError(Exception):
