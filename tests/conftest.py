@@ -1,0 +1,109 @@
+"""What all tests share: programs that may be missing are asked for by name, and never missing in CI.
+
+`@pytest.mark.needs("swaks", "postfix")` skips a test where one of them cannot be found, and says so. With CI set it
+fails instead: there, everything that can be installed has to be.
+"""
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.relay import Relay
+from rig.sink import Sink
+
+_PEERS = Path(__file__).parent.parent / ".peers"
+_FOLDERS = ("usr/sbin", "usr/lib/postfix/sbin", "usr/bin")
+
+
+def find_program(name: str) -> Path | None:
+    """A program of the system's, or of a server unpacked below .peers."""
+    for folder in _FOLDERS:
+        for peer in sorted(_PEERS.glob("*")):
+            if (unpacked := peer / folder / name).is_file():
+                return unpacked
+    found = shutil.which(
+        name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/postfix/sbin"
+    )
+    return Path(found) if found else None
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+_NEEDS: dict[str, Callable[[], bool]] = {
+    "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
+    "mono": lambda: all(find_program(name) for name in ("mono", "mcs")),
+    "postfix": lambda: find_program("master") is not None and find_program("smtpd") is not None,
+}
+
+# These no installation can give.
+_CONDITIONS: dict[str, Callable[[], bool]] = {
+    "root": lambda: sys.platform != "win32" and os.geteuid() == 0,
+    "ipv6": _has_ipv6,
+    "proc": lambda: Path("/proc/self/smaps_rollup").exists(),
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*names): programs or conditions without which the test is skipped")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            if name in _CONDITIONS:
+                if not _CONDITIONS[name]():
+                    pytest.skip(f"no {name} here")
+            elif not (_NEEDS[name]() if name in _NEEDS else find_program(name)):
+                reason = f"{name} is not installed (`make test` installs it on Debian as root)"
+                if os.environ.get("CI"):
+                    pytest.fail(f"{reason}, and in CI it has to be")
+                pytest.skip(reason)
+
+
+@pytest.fixture
+def program() -> Callable[[str], str]:
+    """Where a program is that the test's mark `needs` names."""
+
+    def where(name: str) -> str:
+        found = find_program(name)
+        assert found is not None
+        return str(found)
+
+    return where
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """A next hop that takes everything."""
+    with Sink() as one:
+        yield one
+
+
+@pytest.fixture
+def start_relay(tmp_path: Path) -> Iterator[Callable[..., Relay]]:
+    """Starts `mailroot run`: `start_relay(next_hop_port, {settings})`. What it starts ends with the test."""
+    running: list[Relay] = []
+
+    def start(next_hop: int | None = None, settings: dict[str, Any] | None = None) -> Relay:
+        sections = dict(settings or {})
+        relay = Relay(tmp_path / f"relay{len(running)}", sections, next_hop=next_hop)
+        running.append(relay)
+        relay.start()
+        return relay
+
+    yield start
+    for relay in running:
+        relay.kill()
