@@ -60,8 +60,7 @@ async def test_a_set_is_the_message_the_reason_and_the_properties(tmp_path: Path
     assert (
         written[f"{base}.BAD"]
         == b"x-sender: <>\r\nx-receiver: someone@b.example\r\nx-receiver: someone@c.example\r\n"
-        + b"x-dot-stuffed: no\r\n"
-        + octets
+        b"x-dot-stuffed: no\r\n" + octets
     )
     assert written[f"{base}.BDR"].decode().split("\r\n") == [
         "Nobody to tell.",
