@@ -109,6 +109,18 @@ def _value(header: bytes, start: int) -> bytes:
     return _unfold(value.group()) if value else b""
 
 
+def split(octets: bytes) -> tuple[bytes, bytes, bytes]:
+    """A whole message, or a part of one, as header, empty line and body; together they are `octets` again.
+
+    The empty line is b"" where a line that is no field, or the end, stands instead (see `Head.separated`).
+    """
+    head = scan(octets, complete=True)
+    end = head.end if head else 0
+    if head is None or not head.separated:
+        return octets[:end], b"", octets[end:]
+    return octets[: end - 2], b"\r\n", octets[end:]
+
+
 def field_values(octets: bytes, name: bytes) -> list[bytes]:
     """The values of all fields of that name, in order, unfolded and without white space around them.
 
