@@ -1,0 +1,85 @@
+"""Splits what a client sends into command lines, and hands over the rest when content follows.
+
+The one owner of octets that were received and not yet used. It knows no command.
+
+A command line ends with CR LF (RFC 5321 §2.3.8). A client whose *first* line ends with a bare LF (a probe by
+netcat, a shell script) is taken for one that ends all its lines so, as the old service took them. In every other
+session a bare LF is part of the line that it stands in, and such a line is refused whole: what somebody smuggled
+into an address with a line feed is never read as a command of its own. Content is another matter and no business
+of ours: there a bare LF ends nothing, ever (see content).
+"""
+
+from mailroot.smtp import answers
+from mailroot.smtp.errors import ProtocolError
+
+MAX_LINE = 2048
+"""Octets of a command line with its end. RFC 5321 §4.5.3.1.4 asks for 512; parameters may need more."""
+
+
+class LineReader:
+    """Receives octets; gives lines, or everything that is there."""
+
+    __slots__ = ("_at", "_buffer", "_end", "_skipping")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._at = 0
+        self._end = b""  # what ends a line: CR LF or LF, empty before the first line
+        self._skipping = False
+
+    @property
+    def unread(self) -> int:
+        """Octets received and not handed out."""
+        return len(self._buffer) - self._at
+
+    @property
+    def ends_with_lf(self) -> bool:
+        """Whether this client ends its lines with a bare LF."""
+        return self._end == b"\n"
+
+    def receive(self, octets: bytes) -> None:
+        if self._at == len(self._buffer):
+            self._buffer = octets
+        else:
+            self._buffer = self._buffer[self._at :] + octets
+        self._at = 0
+
+    def line(self) -> bytes | None:
+        """The next line without its end, or None: more octets are needed.
+
+        Raises ProtocolError when the line is longer than MAX_LINE; it has been skipped then.
+        """
+        buffer, at = self._buffer, self._at
+        end = self._end or b"\n"
+        found = buffer.find(end, at)
+        if found < 0:
+            if len(buffer) - at > MAX_LINE:
+                self._skipping = True
+            if self._skipping:
+                # A CR at the very end may belong to the CR LF we look for.
+                self._buffer, self._at = buffer[-1:], 0
+            return None
+        after = found + len(end)
+        self._at = after
+        if not self._end:
+            if found > at and buffer[found - 1] == 13:
+                self._end = b"\r\n"
+                found -= 1
+            else:
+                self._end = b"\n"
+        elif end == b"\n" and found > at and buffer[found - 1] == 13:
+            found -= 1
+        if self._skipping or after - at > MAX_LINE:
+            self._skipping = False
+            raise ProtocolError(answers.LINE_TOO_LONG)
+        return buffer[at:found]
+
+    def take(self) -> bytes:
+        """Everything that has been received."""
+        octets = self._buffer[self._at :] if self._at else self._buffer
+        self._buffer, self._at = b"", 0
+        return octets
+
+    def put_back(self, octets: bytes) -> None:
+        """Return what was taken too much; nothing may have been received in between."""
+        self._buffer, self._at = octets, 0

@@ -1,0 +1,330 @@
+"""The server's side of SMTP, sans-IO (RFC 5321): octets in, events out, answers in, octets out.
+
+    protocol = ServerProtocol(offer)
+    protocol.answer(banner)           the connection itself is the first thing to be answered
+    protocol.receive(octets)          what came from the client
+    protocol.next_event()             what it means; None: send what is outgoing, then read more
+    protocol.answer(reply)            one event, one answer; no further event before it
+    protocol.outgoing()               octets to send: the answers to pipelined commands together (RFC 2920)
+
+It knows no sockets, clocks, policy or queue. The only place that changes the state; states.py has the rules.
+"""
+
+import re
+from collections.abc import Callable
+
+from mailroot.mail.envelope import Body
+from mailroot.mail.reply import Reply
+from mailroot.smtp import answers
+from mailroot.smtp.answers import encode
+from mailroot.smtp.commands import (
+    ChunkEnd,
+    Content,
+    ContentEnd,
+    ContentRefused,
+    Data,
+    Event,
+    Help,
+    Mistake,
+    Noop,
+    Quit,
+    Rset,
+    StartTls,
+    read_bdat,
+    read_hello,
+    read_mail,
+    read_rcpt,
+    read_vrfy,
+)
+from mailroot.smtp.content import ChunkReader, DotReader, Framing, Message
+from mailroot.smtp.errors import ProtocolError
+from mailroot.smtp.extensions import MailParameters, ServerOffer
+from mailroot.smtp.lines import LineReader
+from mailroot.smtp.states import AFTER_REFUSAL, TABLE, State, Verb
+
+_CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
+_SHOWN = 200
+_VERBS = {verb.value: verb for verb in Verb}
+_NOT_IMPLEMENTED = frozenset(("AUTH", "EXPN", "TURN", "ETRN", "ATRN", "SEND", "SOML", "SAML"))
+
+
+class ServerProtocol:
+    """One client's conversation."""
+
+    __slots__ = (
+        "_chunk",
+        "_complete",
+        "_framing",
+        "_last",
+        "_lines",
+        "_message",
+        "_next",
+        "_offer",
+        "_otherwise",
+        "_out",
+        "_owed",
+        "_parameters",
+        "_refused",
+        "secure",
+        "state",
+    )
+
+    def __init__(self, offer: ServerOffer) -> None:
+        self._offer = offer
+        self._lines = LineReader()
+        self._out: list[bytes] = []
+        self.state = State.CONNECTED
+        self.secure = False
+        # The state after the event that is out, by the answer's kind; `_owed`: it has not been answered.
+        self._owed = True
+        self._next = State.READY
+        self._otherwise = State.CLOSED
+        # The transaction: what MAIL said, and the content while it comes. `_framing` is set while octets are
+        # content, `_complete` once all are there; `_message` collects them over all chunks, the `_last` of which
+        # ends it; `_refused` answers a chunk that is only swallowed.
+        self._parameters: MailParameters = MailParameters()
+        self._framing: Framing | None = None
+        self._message: Message | None = None
+        self._refused: Reply | None = None
+        self._chunk = 0
+        self._complete = False
+        self._last = False
+
+    # Octets
+
+    def receive(self, octets: bytes) -> None:
+        """What the client sent."""
+        self._lines.receive(octets)
+
+    def outgoing(self) -> bytes:
+        """What is to be sent now; b"" for nothing."""
+        if not self._out:
+            return b""
+        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        return octets
+
+    @property
+    def unread(self) -> int:
+        """Octets received and not used yet. At STARTTLS there must be none (RFC 3207 §4.2)."""
+        return self._lines.unread
+
+    @property
+    def in_content(self) -> bool:
+        """Whether the octets that come next are content, or the message goes on in further chunks."""
+        return self._framing is not None or self.state is State.CHUNKS
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether an event is out that has not been answered."""
+        return self._owed
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the conversation is over: send what is outgoing, then close."""
+        return self.state is State.CLOSED
+
+    # Answers
+
+    def answer(self, reply: Reply, *, hang_up: bool = False) -> None:
+        """Answer the last event; with `hang_up`, or by a 221 or 421, end the conversation too."""
+        if not self._owed:
+            raise RuntimeError("there is no event to be answered")
+        self._owed = False
+        self._out.append(encode(reply))
+        if hang_up or reply.code in (221, 421):
+            self.state = State.CLOSED
+        elif reply.code < 400:
+            self.state = self._next
+            if self.state is State.DATA:
+                self._framing = DotReader()
+                self._message = self._new_message()
+                self._refused = None
+                self._last = True
+        else:
+            self.state = self._otherwise
+        if self.state is State.READY:
+            self._message = None
+
+    def dismiss(self, reply: Reply) -> None:
+        """End the conversation without being asked: time-out, shutdown, an operator. Answers the event that
+        is out, if there is one."""
+        self._owed = True
+        self.answer(reply, hang_up=True)
+
+    def secured(self) -> None:
+        """The TLS handshake is done: forget everything the client said before (RFC 3207 §4.2)."""
+        self._lines = LineReader()
+        self._parameters = MailParameters()
+        self.secure = True
+        self.state = State.SECURED
+
+    # Events
+
+    def next_event(self) -> Event | None:
+        """What the client did next, or None: that is not known before more octets come."""
+        if self._owed:
+            raise RuntimeError("the last event has not been answered")
+        if self.state is State.CLOSED or self.state is State.SECURING:
+            return None
+        if self._framing is None:
+            event = self._next_command()
+            if event is not None or self._framing is None:
+                return event
+        return self._next_content()
+
+    def _next_command(self) -> Event | None:
+        line = b""
+        try:
+            found = self._lines.line()
+            if found is None:
+                return None
+            line = found
+            event = self._read_command(line)
+        except ProtocolError as error:
+            event = self._emit(Mistake(_shown(line), error.reply), self.state, self.state)
+        return event
+
+    def _read_command(self, line: bytes) -> Event | None:
+        if _CONTROLS.search(line) is not None:
+            raise ProtocolError(answers.BAD_CHARACTERS)
+        try:
+            text = line.decode().rstrip(" ")
+        except UnicodeDecodeError:
+            raise ProtocolError(answers.NOT_UTF8) from None
+        if not text.isprintable():
+            raise ProtocolError(answers.BAD_CHARACTERS)
+        word, _, argument = text.partition(" ")
+        word = word.upper()
+        verb = _VERBS.get(word)
+        if verb is None:
+            raise ProtocolError(answers.NOT_IMPLEMENTED if word in _NOT_IMPLEMENTED else answers.UNRECOGNIZED)
+        state = self.state
+        target = TABLE[state, verb]
+        if verb is Verb.BDAT:
+            return self._read_bdat(argument, target)
+        if isinstance(target, Reply):
+            raise ProtocolError(target)
+        event = _READERS[verb](self, argument.lstrip(" "))
+        return self._emit(event, target, AFTER_REFUSAL.get((state, verb), state))
+
+    def _emit(self, event: Event, then: State, otherwise: State) -> Event:
+        self._owed = True
+        self._next = then
+        self._otherwise = otherwise
+        return event
+
+    def _mail(self, argument: str) -> Event:
+        mail = read_mail(argument, self._offer)
+        self._parameters = mail.parameters
+        return mail
+
+    def _rcpt(self, argument: str) -> Event:
+        return read_rcpt(argument, self._offer, smtputf8=self._parameters.smtputf8)
+
+    def _data(self, argument: str) -> Event:
+        if argument:
+            raise ProtocolError(answers.SYNTAX)
+        if self._parameters.body is Body.BINARY:
+            raise ProtocolError(answers.BINARY_NEEDS_BDAT)
+        if self._lines.ends_with_lf:
+            raise ProtocolError(answers.LF_SESSION)
+        return Data()
+
+    def _vrfy(self, argument: str) -> Event:
+        return read_vrfy(argument, self._offer)
+
+    def _starttls(self, argument: str) -> Event:
+        if argument:
+            raise ProtocolError(answers.SYNTAX)
+        if self.secure:
+            raise ProtocolError(answers.ALREADY_TLS)
+        if not self._offer.starttls:
+            raise ProtocolError(answers.NO_TLS)
+        return StartTls()
+
+    # Content
+
+    def _new_message(self) -> Message:
+        return Message(
+            limit=self._offer.max_size,
+            repair=self._offer.repair,
+            binary=self._parameters.body is Body.BINARY,
+        )
+
+    def _read_bdat(self, argument: str, target: State | Reply) -> Event | None:
+        """Begin a chunk. Also the octets of one that is refused must be read (RFC 3030 §2)."""
+        try:
+            size, last = read_bdat(argument)
+        except ValueError:
+            # How many octets follow is unknown, and they must not be taken for commands.
+            return self._emit(Mistake(f"BDAT {argument}"[:_SHOWN], answers.BDAT_SYNTAX), State.CLOSED, State.CLOSED)
+        self._framing = ChunkReader(size)
+        self._chunk = size
+        self._last = last
+        self._refused = None
+        if isinstance(target, Reply):
+            self._refused = target
+        else:
+            if self._message is None:
+                self._message = self._new_message()
+            self._message.announce(size)
+        return None
+
+    def _next_content(self) -> Event | None:
+        framing = self._framing
+        assert framing is not None
+        if self._complete:
+            return self._content_end()
+        if framing.needs_octets and not self._lines.unread:
+            return None
+        octets, rest = framing.read(self._lines.take())
+        if rest is not None:
+            self._lines.put_back(rest)
+            self._complete = True
+        message = self._message
+        if self._refused is None and message is not None:
+            octets = message.take(octets)
+            if self._complete and self._last:
+                octets += message.finish()
+            if octets and message.fault is None:
+                return Content(octets)
+        return self._content_end() if self._complete else None
+
+    def _content_end(self) -> Event:
+        self._framing = None
+        self._complete = False
+        state = self.state
+        if self._refused is not None:
+            return self._emit(Mistake(f"BDAT {self._chunk}", self._refused), state, state)
+        message = self._message
+        assert message is not None
+        if message.fault is not None:
+            command = "DATA" if state is State.DATA else "BDAT"
+            return self._emit(ContentRefused(command, message.fault), State.READY, State.READY)
+        if self._last:
+            return self._emit(ContentEnd(message.size), State.READY, State.READY)
+        return self._emit(ChunkEnd(self._chunk), State.CHUNKS, State.READY)
+
+
+_READERS: dict[Verb, Callable[[ServerProtocol, str], Event]] = {
+    Verb.HELO: lambda _, argument: read_hello(argument, extended=False),
+    Verb.EHLO: lambda _, argument: read_hello(argument, extended=True),
+    Verb.MAIL: ServerProtocol._mail,
+    Verb.RCPT: ServerProtocol._rcpt,
+    Verb.DATA: ServerProtocol._data,
+    Verb.STARTTLS: ServerProtocol._starttls,
+    Verb.VRFY: ServerProtocol._vrfy,
+    Verb.RSET: lambda _, __: Rset(),
+    Verb.NOOP: lambda _, __: Noop(),
+    Verb.HELP: lambda _, __: Help(),
+    Verb.QUIT: lambda _, __: Quit(),
+}
+
+
+def _shown(line: bytes) -> str:
+    """A refused line for people: cut, without controls, and of AUTH only the mechanism."""
+    if line[:5].upper() == b"AUTH ":
+        line = b" ".join(line.split()[:2])
+    text = line[:_SHOWN].decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
