@@ -15,13 +15,13 @@ An engine raises `QueueError` (or a subclass) when it cannot keep a promise; the
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType, Protocol
+from typing import NewType, Protocol, assert_never
 
 from mailroot.mail.envelope import Envelope, Origin, Recipient
-from mailroot.mail.outcome import Outcome
+from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 
 MessageId = NewType("MessageId", int)
 """63 bits, rising with time of acceptance, unique over processes and machines."""
@@ -65,8 +65,9 @@ class Message:
     """What is stored with the octets when a draft is committed.
 
     `prefix` is what we add in front of the client's octets (Received, missing Date and Message-ID), so that
-    these stay as they came. `message_id` is the Message-ID header field with its brackets; `subject` is
-    decoded, for people. `hold`: store it, but do not deliver it until it is released.
+    these stay as they came; it is kept with them, so the record of a finished message has none. `message_id` is
+    the Message-ID header field with its brackets; `subject` is decoded, for people. `hold`: store it, but do not
+    deliver it until it is released; a stored record says that with its state.
     """
 
     envelope: Envelope
@@ -175,10 +176,32 @@ class Attempt:
     outcome: Outcome
 
 
+def attempts(outcomes: Iterable[tuple[int, Outcome]]) -> list[Attempt]:
+    """The lines that a settlement adds to a story: recipients with the same outcome share one."""
+    together: dict[Outcome, list[int]] = {}
+    for index, outcome in outcomes:
+        together.setdefault(outcome, []).append(index)
+    return [Attempt(tuple(indices), outcome) for outcome, indices in together.items()]
+
+
+def fate_of(outcome: Outcome) -> Fate:
+    """Where a recipient stands after an outcome."""
+    match outcome:
+        case Delivered():
+            return Fate.DELIVERED
+        case Deferred():
+            return Fate.PENDING
+        case Failed():
+            return Fate.FAILED
+        case _:
+            assert_never(outcome)
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Which messages an operator means; conditions that are given must all hold. Text matches a part,
-    without regard to case. `before` continues a listing: only ids below it."""
+    without regard to case; `text` may stand in sender, recipients, subject or message id. `since` (included) and
+    `until` (not) are times of arrival. `before` continues a listing: only ids below it."""
 
     ids: tuple[MessageId, ...] = ()
     states: tuple[State, ...] = ()
@@ -288,7 +311,7 @@ class Queue(Protocol):
         ...
 
     async def forget(self, before: float, limit: int = 1000) -> int:
-        """Remove the records of messages finished before that time; returns how many."""
+        """Remove the records of messages finished before that time, at most `limit`; returns how many."""
         ...
 
     async def close(self) -> None:
