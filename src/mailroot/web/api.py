@@ -1,4 +1,5 @@
-"""The loopback API: operations over HTTP, for the command line and for programs; JSON, with a token."""
+"""Where the loopback API listens and where its token is. The routes themselves are in web.routes: whoever only
+reads the configuration does not load a web framework."""
 
 from dataclasses import dataclass
 from pathlib import Path

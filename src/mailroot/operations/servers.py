@@ -1,7 +1,6 @@
-"""What an operator can do: one class that the API, and so the command line, calls and nothing else.
+"""What operations needs of a virtual server, and the ways in which an operation can fail.
 
-Values in and out are frozen dataclasses; `as_json` turns any of them into what JSON knows. Operations knows no
-queue engine, opens no socket but DNS look-ups for `explain`, and never touches a configuration file.
+`virtual_server.VirtualServer` keeps the protocol; this module knows nothing of how.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from mailroot.queue.base import Queue
 
 if TYPE_CHECKING:
+    from mailroot.deliver.hosts import Hosts
     from mailroot.deliver.route import Router
     from mailroot.net.dns import Resolver
     from mailroot.policy.access import Access
@@ -107,8 +107,8 @@ class VirtualServer(Protocol):
     def resolver(self) -> "Resolver": ...
 
     @property
-    def reverse_dns(self) -> bool:
-        """Whether clients' names are looked up (also when an access list needs it)."""
+    def hosts(self) -> "Hosts":
+        """Finds the machines of a route; the same rules (circles noticed, source address) as in delivery."""
         ...
 
     @property

@@ -1,0 +1,285 @@
+"""The values operations answers with, made from the queue's and the front door's own; and how they become JSON.
+
+Times are seconds since the epoch, UTC. Ids are as people see them. Addresses are text, the null sender is "".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
+from mailroot.operations.servers import Folders, ServerState
+from mailroot.queue.base import Attempt, Counts, Fate, Record, Standing, State, format_id
+
+if TYPE_CHECKING:
+    from mailroot.receive.sessions import SessionInfo
+
+FIRST_RECIPIENTS = 3
+"""So many recipients of a message are named in a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One virtual server. `counts` is None where the queue cannot be read; `trouble` says why, "" if all is
+    well."""
+
+    name: str
+    state: ServerState
+    trouble: str
+    fqdn: str
+    listeners: tuple[str, ...]
+    folders: Folders
+    sessions: int
+    counts: Counts | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """One session of a client. `since` is when it connected; `messages` how many it handed in."""
+
+    server: str
+    id: str
+    client: str
+    helo: str
+    user: str
+    tls: bool
+    since: float
+    messages: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """How many messages one virtual server's queue holds."""
+
+    server: str
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One line of a listing. `recipients` are the first few of `recipients_total`; `pending` of them wait.
+
+    `doing` says in words what is happening; `why` is the last reply that kept a recipient from being delivered.
+    """
+
+    id: str
+    server: str
+    state: State
+    doing: str
+    why: str
+    sender: str
+    recipients: tuple[str, ...]
+    recipients_total: int
+    pending: int
+    subject: str
+    size: int
+    arrived: float
+    attempts: int
+    due: float | None
+    finished: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientStatus:
+    """One recipient: where it stands, and the last reply about it (`host` "" where none was reached)."""
+
+    address: str
+    fate: Fate
+    host: str
+    reply: str
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoryLine:
+    """What one host said, in one attempt, about some of the recipients: "delivered", "deferred" or "failed"."""
+
+    at: float
+    outcome: str
+    host: str
+    reply: str
+    recipients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """All that is known of one message. `envid` is the sender's own id for it (RFC 3461), "" if none."""
+
+    summary: Summary
+    message_id: str
+    envid: str
+    door: str
+    client: str
+    helo: str
+    user: str
+    delay_reported: bool
+    recipients: tuple[RecipientStatus, ...]
+    story: tuple[StoryLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages, newest first; `next` continues the listing (as `before`), None at its end."""
+
+    messages: tuple[Summary, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A message that was meant but not changed, and why."""
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a verb did to one batch of messages; `next` continues it (as `before`), None when all are done."""
+
+    changed: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    next: str | None
+
+
+def session_status(server: str, info: "SessionInfo") -> SessionStatus:
+    """A session as operators see it."""
+    return SessionStatus(
+        server=server,
+        id=info.id,
+        client=info.client,
+        helo=info.helo,
+        user=info.user,
+        tls=bool(info.tls),
+        since=info.since,
+        messages=info.messages,
+        state=info.state,
+    )
+
+
+def summary(server: str, record: Record, now: float) -> Summary:
+    """A message as one line of a listing."""
+    envelope = record.message.envelope
+    return Summary(
+        id=format_id(record.id),
+        server=server,
+        state=record.state,
+        doing=_doing(record, now),
+        why=_why(record.standings),
+        sender=str(envelope.sender) if envelope.sender else "",
+        recipients=tuple(str(s.recipient.address) for s in record.standings[:FIRST_RECIPIENTS]),
+        recipients_total=len(record.standings),
+        pending=len(record.pending),
+        subject=record.message.subject,
+        size=record.size,
+        arrived=record.message.origin.arrived,
+        attempts=record.attempts,
+        due=record.due if record.state is State.QUEUED and not record.leased else None,
+        finished=record.finished,
+    )
+
+
+def detail(server: str, record: Record, story: Sequence[Attempt], now: float) -> Detail:
+    """Everything about a message."""
+    addresses = tuple(str(standing.recipient.address) for standing in record.standings)
+    origin = record.message.origin
+    return Detail(
+        summary=summary(server, record, now),
+        message_id=record.message.message_id,
+        envid=record.message.envelope.envid or "",
+        door=origin.door,
+        client=origin.client,
+        helo=origin.helo,
+        user=origin.user,
+        delay_reported=record.delay_reported,
+        recipients=tuple(_recipient_status(standing) for standing in record.standings),
+        story=tuple(
+            StoryLine(
+                at=attempt.outcome.at,
+                outcome=_outcome_word(attempt.outcome),
+                host=attempt.outcome.host,
+                reply=str(attempt.outcome.reply),
+                recipients=tuple(addresses[index] for index in attempt.recipients if index < len(addresses)),
+            )
+            for attempt in story
+        ),
+    )
+
+
+def _recipient_status(standing: Standing) -> RecipientStatus:
+    last = standing.last
+    return RecipientStatus(
+        address=str(standing.recipient.address),
+        fate=standing.fate,
+        host=last.host if last else "",
+        reply=str(last.reply) if last else "",
+        at=last.at if last else None,
+    )
+
+
+def _outcome_word(outcome: Outcome) -> str:
+    match outcome:
+        case Delivered():
+            return "delivered"
+        case Deferred():
+            return "deferred"
+        case Failed():
+            return "failed"
+        case _:
+            assert_never(outcome)
+
+
+def _doing(record: Record, now: float) -> str:
+    match record.state:
+        case State.HELD:
+            return "held"
+        case State.FINISHED:
+            return _end(record.standings)
+        case State.QUEUED:
+            if record.leased:
+                return "being delivered"
+            if record.due is None or record.due <= now:
+                return "due now"
+            return "waiting to be tried again" if record.attempts else "waiting"
+        case _:
+            assert_never(record.state)
+
+
+def _end(standings: Sequence[Standing]) -> str:
+    """How a finished message ended: "delivered", "failed", "1 delivered, 2 failed"."""
+    fates = [standing.fate for standing in standings]
+    kinds = [fate for fate in (Fate.DELIVERED, Fate.FAILED, Fate.DELETED) if fate in fates]
+    if len(kinds) == 1:
+        return kinds[0].value
+    return ", ".join(f"{fates.count(fate)} {fate.value}" for fate in kinds)
+
+
+def _why(standings: Sequence[Standing]) -> str:
+    """The newest reply that kept a recipient from being delivered, with who said it."""
+    refusals = [
+        standing.last
+        for standing in standings
+        if standing.fate is not Fate.DELIVERED and isinstance(standing.last, Deferred | Failed)
+    ]
+    if not refusals:
+        return ""
+    newest = max(refusals, key=lambda outcome: outcome.at)
+    return f"{newest.host}: {newest.reply}" if newest.host else str(newest.reply)
+
+
+def as_json(value: object) -> object:
+    """A value as what JSON knows: dataclasses as objects by their field names, enums by value, tuples as lists."""
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [as_json(item) for item in value]
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
