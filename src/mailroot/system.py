@@ -6,7 +6,9 @@ It must not know anything of mail. Whatever one of the two systems cannot do is 
 import asyncio
 import os
 import shutil
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -123,6 +125,30 @@ if sys.platform == "win32":
     def _sync_folder(path: Path) -> None:
         """NTFS journals its folders itself; Windows has no call to sync one."""
 
+    _kernel32.CreateFileW.argtypes = (
+        wintypes.LPCWSTR,
+        wintypes.DWORD,
+        wintypes.DWORD,
+        ctypes.c_void_p,
+        wintypes.DWORD,
+        wintypes.DWORD,
+        wintypes.HANDLE,
+    )
+    _kernel32.CreateFileW.restype = wintypes.HANDLE
+    _GENERIC_READ = 0x80000000
+    _OPEN_EXISTING = 3
+    _ERROR_SHARING_VIOLATION = 32
+
+    def _is_open_for_writing(path: Path) -> bool | None:
+        handle = _kernel32.CreateFileW(str(path), _GENERIC_READ, 0, None, _OPEN_EXISTING, 0, None)
+        if handle == wintypes.HANDLE(-1).value:
+            code = ctypes.get_last_error()
+            if code in (_ERROR_SHARING_VIOLATION, _ERROR_LOCK_VIOLATION):
+                return True
+            raise ctypes.WinError(code)
+        _kernel32.CloseHandle(handle)
+        return False
+
     def _new_event_loop() -> asyncio.AbstractEventLoop:
         return winloop.new_event_loop()  # type: ignore[no-any-return,unused-ignore]
 else:
@@ -149,6 +175,30 @@ else:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def _is_open_for_writing(path: Path) -> bool | None:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            # Linux grants a read lease only on a file that nobody has open for writing. Should somebody open it in
+            # the moment we hold the lease, we get a signal, by default a deadly one: SIGURG does nothing.
+            if hasattr(fcntl, "F_SETLEASE"):
+                try:
+                    fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+                    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                except BlockingIOError:
+                    return True
+                except OSError:
+                    pass  # not our file, or a file system without leases
+                else:
+                    return False
+            # A .NET program holds an flock on whatever it has open; others may.
+            with suppress(OSError):
+                if not _lock(file, wait=False):
+                    return True
+        finally:
+            os.close(file)
+        return None
 
     def _new_event_loop() -> asyncio.AbstractEventLoop:
         return uvloop.new_event_loop()
@@ -205,6 +255,16 @@ def sync_folder(path: Path) -> None:
     Windows has no such call and needs none: NTFS journals its folders. There it does nothing.
     """
     _sync_folder(path)
+
+
+def is_open_for_writing(path: Path) -> bool | None:
+    """Whether some program has the file open for writing; None: this system cannot tell here.
+
+    Linux tells for our own files (or with CAP_LEASE) on local disks, and for all that lock what they write, as
+    .NET does. Windows tells always, and takes one that keeps others from writing for a writer. Raises OSError when
+    the file cannot be opened for reading.
+    """
+    return _is_open_for_writing(path)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
