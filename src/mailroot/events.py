@@ -124,6 +124,16 @@ class SessionSecured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HandshakeFailed(Event):
+    """A client began TLS and could not finish it, or sent commands in the clear behind STARTTLS."""
+
+    level: ClassVar[Level] = "warning"
+    session: str
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommandRefused(Event):
     """A client's command was refused with `reply`; `command` is the line without secrets, cut to 200."""
 

@@ -132,6 +132,11 @@ class Stream(asyncio.Protocol):
         """Whether octets have arrived that `read` has not handed over."""
         return bool(self._pending)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the connection stands and the other side has neither sent anything unread nor closed."""
+        return not (self._closed or self._pending) and self.is_open
+
     async def read(self, timeout: float) -> bytes:
         """All that has arrived, at least one octet; b"" when the peer has closed its side.
 
@@ -217,6 +222,10 @@ class Stream(asyncio.Protocol):
         self._closed = True
         if self._transport is not None:
             self._transport.abort()
+        self._wake()
+
+    def interrupt(self) -> None:
+        """Who waits in `read` gets b"" now, although the connection stands. May be called from anywhere."""
         self._wake()
 
     # Waiting. A timer per wait costs more than the wait; one timer per stream, moved lazily, does not.

@@ -1,0 +1,190 @@
+"""What every message passes on its way into the queue, whichever door it came by.
+
+Looks at the header while the octets go by, refuses what is in a loop, puts Received, Date and Message-ID in front
+(RFC 5321 §4.4, RFC 6409 §8), commits, and says so. The octets that came are never changed: what is added is a
+prefix.
+"""
+
+from dataclasses import dataclass
+from secrets import token_hex
+
+from mailroot.clock import Clock
+from mailroot.events import Bus, MessageAccepted, QueueRecovered, QueueTrouble
+from mailroot.mail.date import format_date
+from mailroot.mail.envelope import Envelope, Origin
+from mailroot.mail.header import Head, scan
+from mailroot.mail.reply import Reply
+from mailroot.policy.limits import MessageSettings
+from mailroot.policy.visit import Refuse
+from mailroot.queue.base import Draft, Message, MessageId, Queue, QueueError, format_id
+
+_HEADER_TOO_LARGE = Reply(552, "5.3.4", "Header size exceeds fixed maximum header size")
+_TOO_MANY_HOPS = Reply(550, "5.4.6", "Hop count exceeded: the message is in a loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message is safe in the queue. `message_id` has its brackets; `supplied` says whether it came with the
+    message. `size` is all of it in octets, with what we put in front."""
+
+    id: MessageId
+    message_id: str
+    supplied: bool
+    size: int
+
+
+class Intake:
+    """The way into one virtual server's queue."""
+
+    def __init__(
+        self, queue: Queue, bus: Bus, clock: Clock, *, server: str, fqdn: str, messages: MessageSettings
+    ) -> None:
+        self._queue = queue
+        self._bus = bus
+        self._clock = clock
+        self._server = server
+        self._fqdn = fqdn
+        self.messages = messages
+        self._troubled = False
+
+    def open(self) -> "Incoming":
+        """Begin a message; end it with `commit` or `abandon`."""
+        return Incoming(self, self._queue.draft())
+
+    def _trouble(self, error: QueueError) -> None:
+        # Said once, not for each of a thousand clients that try again.
+        if not self._troubled:
+            self._troubled = True
+            self._bus.publish(QueueTrouble(self._server, str(error)))
+
+    def _accepted(self, event: MessageAccepted) -> None:
+        if self._troubled:
+            self._troubled = False
+            self._bus.publish(QueueRecovered(self._server))
+        self._bus.publish(event)
+
+
+class Incoming:
+    """A message on its way in."""
+
+    __slots__ = ("_draft", "_head", "_intake", "_looked", "_mailbox_line", "_seen", "_size", "_too_large")
+
+    def __init__(self, intake: Intake, draft: Draft) -> None:
+        self._intake = intake
+        self._draft = draft
+        self._size = 0
+        # The header: octets are collected in `_seen` until its end has come, and then are let go.
+        self._seen = bytearray()
+        self._looked = 0
+        self._head: Head | None = None
+        self._mailbox_line = False
+        self._too_large = False
+
+    async def write(self, octets: bytes) -> None:
+        """Append octets of the message. Raises QueueError."""
+        if self._head is None and not self._too_large:
+            self._look(octets)
+        self._size += len(octets)
+        try:
+            await self._draft.write(octets)
+        except QueueError as error:
+            self._intake._trouble(error)
+            raise
+
+    async def commit(self, envelope: Envelope, origin: Origin, received: str, session: str) -> Accepted | Refuse:
+        """Make the message durable, or refuse it: then it is forgotten.
+
+        `received` is the text of the Received field up to `id`: "from … by … with ESMTP". Raises QueueError; then
+        nothing is stored.
+        """
+        intake = self._intake
+        head = self._head
+        if head is None and not self._too_large:
+            head = self._scan(bytes(self._seen), complete=True)
+        if head is None or head.end > intake.messages.max_header_size:
+            await self.abandon()
+            return Refuse("max_header_size", _HEADER_TOO_LARGE)
+        if head.hops > intake.messages.max_hops:
+            await self.abandon()
+            return Refuse("max_hops", _TOO_MANY_HOPS)
+        draft_id = self._draft.id
+        message_id = head.message_id or f"<{format_id(draft_id)}.{token_hex(4)}@{intake._fqdn}>"
+        prefix = self._prefix(head, message_id, envelope, origin, received)
+        try:
+            await self._draft.commit(Message(envelope, origin, prefix, message_id, head.subject))
+        except QueueError as error:
+            intake._trouble(error)
+            raise
+        size = len(prefix) + self._size
+        intake._accepted(
+            MessageAccepted(
+                intake._server,
+                format_id(draft_id),
+                session,
+                origin.client,
+                origin.door,
+                "" if envelope.sender is None else str(envelope.sender),
+                tuple([str(recipient.address) for recipient in envelope.recipients]),
+                size,
+                message_id,
+                head.subject,
+            )
+        )
+        return Accepted(draft_id, message_id, head.message_id is not None, size)
+
+    async def abandon(self) -> None:
+        """Forget the message; does nothing after `commit`."""
+        await self._draft.abandon()
+
+    def _prefix(self, head: Head, message_id: str, envelope: Envelope, origin: Origin, received: str) -> bytes:
+        # RFC 5321 §7.2: several recipients are not named, so that none learns of the others.
+        only = f" for <{envelope.recipients[0].address}>" if len(envelope.recipients) == 1 else ""
+        date = format_date(origin.arrived)
+        folded = received.replace(" by ", "\r\n\tby ", 1)
+        text = f"Received: {folded} id {format_id(self._draft.id)}{only};\r\n\t{date}\r\n"
+        if not head.has_date:
+            text += f"Date: {date}\r\n"
+        if head.message_id is None:
+            text += f"Message-ID: {message_id}\r\n"
+        if self._mailbox_line:
+            # The first line, as it stands, becomes the value of this field.
+            text += "Mailbox-Line: "
+        elif head.end == 0 and not head.separated and self._size:
+            # Text without a header: our fields are the header, and an empty line must end it.
+            text += "\r\n"
+        return text.encode()
+
+    def _look(self, octets: bytes) -> None:
+        """Find the end of the header. Looks only where it may have come, or at twice what was looked at before:
+        octets that come one by one must not cost their square."""
+        seen = self._seen
+        before = len(seen)
+        if not before:
+            self._head = self._scan(octets, complete=False)
+            if self._head is not None:
+                return
+            self._looked = len(octets)
+        seen += octets
+        if before and (len(seen) >= 2 * self._looked or seen.find(b"\r\n\r\n", max(0, before - 3)) >= 0):
+            self._head = self._scan(bytes(seen), complete=False)
+            self._looked = len(seen)
+        if self._head is not None:
+            seen.clear()
+        elif len(seen) > self._intake.messages.max_header_size:
+            self._too_large = True
+            seen.clear()
+
+    def _scan(self, octets: bytes, *, complete: bool) -> Head | None:
+        """`scan`, seeing past a "From " line that a program took over from a mailbox file."""
+        if octets.startswith((b"From ", b">From ")):
+            end = octets.find(b"\r\n") + 2
+            if end < 2 and not complete:
+                return None
+            head = scan(octets[end:], complete=complete) if end >= 2 else None
+            if head is None and not complete:
+                return None
+            if head is not None and (head.separated or head.end):
+                # Otherwise it is the first sentence of a text without a header.
+                self._mailbox_line = True
+                return head
+        return scan(octets, complete=complete)
