@@ -1,9 +1,18 @@
-"""The General tab: where a virtual server listens, and as whom."""
+"""The General tab: where a virtual server listens, and as whom. Whoever connects there gets a session."""
 
+import asyncio
+import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from mailroot.events import ListenerOpened, SessionRefused
+from mailroot.net.listener import CannotListen, bind, format_endpoint, parse_listen, serve
+from mailroot.net.stream import Stream
+from mailroot.receive.session import SHUTTING_DOWN, TOO_MANY_CONNECTIONS, Session, Terms
+from mailroot.receive.sessions import Sessions
+from mailroot.smtp.answers import encode
 from mailroot.units import MINUTE, Doc, Duration, Range
 
 
@@ -48,3 +57,93 @@ class GeneralSettings:
         bool,
         Doc("Files in Pickup have a leading dot doubled, as .NET and CDO write them; one dot is removed."),
     ] = True
+
+
+class Listeners:
+    """A virtual server's listeners and the sessions that came through them.
+
+    `terms` may be replaced at any time: sessions that open from then on go by the new ones.
+    """
+
+    def __init__(self, settings: GeneralSettings, terms: Terms, sessions: Sessions) -> None:
+        """Raises ValueError for an entry of `listen` that cannot be read."""
+        self.terms = terms
+        self._sessions = sessions
+        self._endpoints = tuple(endpoint for text in settings.listen for endpoint in parse_listen(text))
+        self._most = settings.max_connections
+        self._servers: list[asyncio.Server] = []
+        self._addresses: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paused = False
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where connections are accepted, with the ports really bound: "127.0.0.1:2525", "[::1]:2525"."""
+        return tuple(self._addresses)
+
+    async def open(self) -> None:
+        """Listen at every address, or at none: raises CannotListen, which names the one that could not be."""
+        sockets: list[socket.socket] = []
+        try:
+            for endpoint in self._endpoints:
+                listening = bind(endpoint)
+                if listening is not None:
+                    sockets.append(listening)
+        except CannotListen:
+            for listening in sockets:
+                listening.close()
+            raise
+        for listening in sockets:
+            address = format_endpoint(*listening.getsockname()[:2])
+            self._servers.append(await serve(listening, partial(self._connected, address)))
+            self._addresses.append(address)
+            self.terms.bus.publish(ListenerOpened(self.terms.server, address))
+
+    def pause(self) -> None:
+        """Turn new connections away with a 421; open sessions go on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+
+    async def close(self, grace: float) -> None:
+        """Stop listening and end the sessions: idle ones at once, one that is handing in a message after it, all of
+        them after `grace` seconds."""
+        servers, self._servers = self._servers, []
+        self._addresses.clear()
+        for server in servers:
+            server.close()
+        self._sessions.end_all("server stopped", finish_message=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        if self._tasks:
+            self._sessions.cut_all()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        for server in servers:
+            await server.wait_closed()
+
+    def _connected(self, address: str, stream: Stream) -> None:
+        terms = self.terms
+        if not stream.peer[0]:
+            # Gone before it was accepted.
+            stream.abort()
+            return
+        if self._paused or (self._most and len(self._sessions) >= self._most):
+            rule, reply = ("paused", SHUTTING_DOWN) if self._paused else ("max_connections", TOO_MANY_CONNECTIONS)
+            terms.bus.publish(SessionRefused(terms.server, stream.peer[0], address, rule, str(reply)))
+            stream.write(encode(reply))
+            stream.finish()
+            return
+        session = Session(self._sessions.new_id(), stream, terms, address)
+        self._sessions.add(session)
+        task = asyncio.get_running_loop().create_task(self._visit(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _visit(self, session: Session) -> None:
+        try:
+            await session.run()
+        finally:
+            self._sessions.remove(session)

@@ -105,6 +105,11 @@ class ServerProtocol:
         return octets
 
     @property
+    def has_outgoing(self) -> bool:
+        """Whether answers wait to be sent."""
+        return bool(self._out)
+
+    @property
     def unread(self) -> int:
         """Octets received and not used yet. At STARTTLS there must be none (RFC 3207 §4.2)."""
         return self._lines.unread
