@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,14 @@ class Relay:
         self.folder = folder
         self.host = "127.0.0.1"
         self.port = free_port()
+        self.api_port = free_port()
         self.mailroot = folder / "mailroot"
         self.config = folder / "mailroot.toml"
         self.log = folder / "mailroot.log"
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         sections: dict[str, Any] = {
-            "service": {"api": {"port": free_port(), "token_file": str(self.mailroot / "api-token")}},
+            "service": {"api": {"port": self.api_port, "token_file": str(self.mailroot / "api-token")}},
             "general": {
                 "fqdn": "relay.example",
                 "listen": [f"{self.host}:{self.port}"],
@@ -147,6 +150,29 @@ class Relay:
             f"mailroot {' '.join(arguments)}: {done.stdout}{done.stderr}\n{self.said()[-2000:]}"
         )
         return json.loads(done.stdout)
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON that its API answers; raises urllib.error.HTTPError."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.api_port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {(self.mailroot / 'api-token').read_text().strip()}"},
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What its queue and history hold (the first page), newest first."""
+        return list(self.api("GET", "/v1/messages?state=queued&state=held&state=finished&limit=500")["messages"])
+
+    def wait_for(self, what: Callable[[list[dict[str, Any]]], bool], seconds: float = 60) -> list[dict[str, Any]]:
+        """The messages, as soon as `what` is true of them; AssertionError after `seconds`."""
+        end = time.monotonic() + seconds
+        while not what(messages := self.messages()):
+            assert time.monotonic() < end, f"still so: {json.dumps(messages, indent=1)}\n{self.said()[-3000:]}"
+            time.sleep(0.1)  # another process: there is nothing else to wait on
+        return messages
 
     def resident(self) -> int:
         """Octets of memory that it holds itself: PSS, from /proc."""

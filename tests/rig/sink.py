@@ -58,6 +58,7 @@ class Sink:
         self.messages: list[object] = []
         self.commands: list[str] = []
         self.connections = 0
+        self.on_block: Callable[[], object] = lambda: None  # called for each block of octets that comes
         self._keep = keep
         self._changed = threading.Condition()
         self._open: set[socket.socket] = set()
@@ -143,6 +144,7 @@ class _Conversation:
         if not block:
             raise EOFError
         self.buffer += block
+        self.sink.on_block()
 
     def take(self, size: int) -> bytes:
         while len(self.buffer) < size:

@@ -1,0 +1,132 @@
+"""The .NET clients: Microsoft's own, which Database Mail is made of, and Mono's with TLS."""
+
+import base64
+import email
+import email.policy
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.mail import digest
+from rig.relay import Relay
+from rig.sink import Sink
+
+pytestmark = pytest.mark.peer
+
+StartRelay = Callable[..., Relay]
+
+_ATTACHMENT = random.Random(1).randbytes(1_200_000)  # 1.6 MB when it is encoded
+
+
+def dotnet(order: dict[str, Any]) -> list[str]:
+    """What Microsoft's client says became of each message."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("dotnet_client.py")],
+        input=json.dumps(order).encode(),
+        capture_output=True,
+        timeout=120,
+        env=os.environ | {"DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1", "DOTNET_CLI_TELEMETRY_OPTOUT": "1"},
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+    return list(json.loads(done.stdout))
+
+
+def order_of(count: int) -> list[dict[str, Any]]:
+    """Messages as an application writes them; the last has an attachment."""
+    messages: list[dict[str, Any]] = [
+        {
+            "from": "reports@example.com",
+            "to": [f"user{number}@example.net", "boss@example.net"],
+            "subject": f"Lagerbestand für Köln {number}",
+            "body": "Sehr geehrte Damen,\r\n.eine Zeile mit Punkt\r\n..und zwei\r\nüäö €\r\n",
+        }
+        for number in range(count)
+    ]
+    messages[-1]["attachment"] = base64.b64encode(_ATTACHMENT).decode()
+    return messages
+
+
+def check(octets: bytes, ordered: dict[str, Any]) -> None:
+    """The message reads as it was ordered."""
+    read = email.message_from_bytes(octets, policy=email.policy.default)
+    assert read["Subject"] == ordered["subject"]
+    assert read["From"] == ordered["from"]
+    body = read.get_body(("plain",))
+    assert body is not None
+    assert body.get_content().replace("\n", "\r\n").replace("\r\r", "\r").strip() == ordered["body"].strip()
+    attachments = [part.get_content() for part in read.iter_attachments()]
+    wanted = [base64.b64decode(ordered["attachment"])] if "attachment" in ordered else []
+    assert [digest(part) for part in attachments] == [digest(part) for part in wanted]
+    assert read["Message-ID"], "System.Net.Mail writes none, so we do"
+    assert read["Date"]
+
+
+@pytest.mark.needs("dotnet")
+def test_smtp_client_sends_many_over_one_connection(start_relay: StartRelay, sink: Sink) -> None:
+    relay = start_relay(sink.port)
+    ordered = order_of(5)
+    assert dotnet({"host": relay.host, "port": relay.port, "messages": ordered}) == [""] * 5
+    by_first = {received.recipients[0].split(">")[0]: received for received in sink.wait(5)}
+    for number, one in enumerate(ordered):
+        received = by_first[f"<user{number}@example.net"]
+        assert received.sender.startswith("<reports@example.com>")
+        assert len(received.recipients) == 2
+        check(received.octets, one)
+
+
+@pytest.mark.needs("dotnet")
+def test_smtp_client_is_told_what_is_refused_and_goes_on(start_relay: StartRelay, sink: Sink) -> None:
+    relay = start_relay(sink.port, {"messages": {"max_recipients": 2, "max_message_size": "100 KiB"}})
+    small, large = order_of(2)
+    many = small | {"to": [f"user{number}@example.net" for number in range(3)]}
+    fates = dotnet({"host": relay.host, "port": relay.port, "messages": [small, large, many, small]})
+    assert [bool(fate) for fate in fates] == [False, True, True, False]
+    assert "ExceededStorageAllocation" in fates[1]  # 552
+    assert len([received for received in sink.wait(2) if len(received.recipients) == 2]) == 2
+
+
+@pytest.mark.needs("dotnet")
+def test_smtp_client_writes_into_the_pickup_folder(start_relay: StartRelay, sink: Sink) -> None:
+    relay = start_relay(sink.port)
+    ordered = order_of(3)
+    assert dotnet({"pickup": str(relay.pickup), "messages": ordered}) == [""] * 3
+    for received in sink.wait(3):
+        first = received.recipients[0].split("@")[0].removeprefix("<user")
+        check(received.octets, ordered[int(first)])
+    assert list(relay.pickup.iterdir()) == []
+    assert list(relay.badmail.iterdir()) == []
+
+
+@pytest.mark.needs("mono")
+def test_mono_smtp_client_sends_over_starttls(
+    start_relay: StartRelay,
+    sink: Sink,
+    program: Callable[[str], str],
+    certificate: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    executable = tmp_path / "SmtpClientMono.exe"
+    source = Path(__file__).with_name("SmtpClientMono.cs")
+    subprocess.run(
+        [program("mcs"), f"-out:{executable}", str(source)], check=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+    relay = start_relay(
+        sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
+    )
+    arguments = [relay.host, str(relay.port), "a@example.com", "b@example.net", "Grüße", ".dot\n..dots\n"]
+    done = subprocess.run(
+        [program("mono"), str(executable), *arguments], capture_output=True, timeout=120, encoding="utf-8"
+    )
+    assert done.stdout == "sent over TLS\n", done.stderr
+    (received,) = sink.wait()
+    read = email.message_from_bytes(received.octets, policy=email.policy.default)
+    assert read["Subject"] == "Grüße"
+    assert read.get_content().split() == [".dot", "..dots"]
+    assert b"ESMTPS" in received.octets.split(b"\r\n\r\n", 1)[0]
