@@ -109,8 +109,8 @@ def test_nothing_acknowledged_is_lost_when_it_is_killed(
     unacknowledged = len(arrived.keys() - load.acknowledged.keys())
     with capsys.disabled():
         print(
-            f"\n{KILLS} kills (seed {SEED}): {len(load.acknowledged)} messages got a 250, {len(lost)} of them lost, "
-            f"{len(damaged)} damaged; {extra} arrivals more than needed, {unacknowledged} without a 250"
+            f"\n{KILLS} kills (seed {SEED}): {len(load.acknowledged)} messages got a 250, {len(lost)} of them lost,"
+            f" {len(damaged)} damaged; {extra} arrivals more than needed, {unacknowledged} without a 250"
         )
     assert len(load.acknowledged) > KILLS, "there was no load"
     assert lost == set()
