@@ -81,8 +81,7 @@ def test_a_failure_report_octet_by_octet() -> None:
         "",
         "",
         "ops@example.net:",
-        "On Fri, 15 Jan 2027 08:00:00 +0000 the host mx.example.net [192.0.2.1]:25",
-        "said:",
+        "mx.example.net [192.0.2.1]:25, on Fri, 15 Jan 2027 08:00:00 +0000:",
         "    550 5.1.1 User unknown",
         "    See https://example.net/",
         "The address does not exist there. Check its spelling.",
@@ -142,7 +141,8 @@ def test_an_expired_message_has_its_status_and_the_last_reply() -> None:
     )
     assert (one["Action"], one["Status"]) == ("failed", "4.4.7")
     assert one["Diagnostic-Code"] == "smtp;452 4.2.2 Mailbox full"
-    assert "last said:\r\n    452 4.2.2 Mailbox full\r\n" in text
+    assert "Last tried: mx.example.net [192.0.2.1]:25, on Fri, 15 Jan 2027 08:00:00" in text
+    assert "+0000:\r\n    452 4.2.2 Mailbox full\r\n" in text
     assert "not tried again" in text
     assert "The mailbox is full." in text
 
@@ -153,7 +153,7 @@ def test_no_host_was_reached() -> None:
     assert one["Remote-MTA"] is None
     assert one["Diagnostic-Code"] == "x-mailroot;451 4.4.1 Connection refused"
     assert "unable to connect\r\nsuccessfully to the destination mail server." in text
-    assert "this server last said:" in text
+    assert "Last tried: This server, on Fri," in text
 
 
 def test_a_mail_loop_is_named() -> None:

@@ -188,10 +188,10 @@ def _reason(report: DeliveryReport) -> list[str]:
 
 def _what_happened(report: DeliveryReport, told: Told, offset: int | None) -> list[str]:
     when = format_date(told.at, offset)
-    host = printable(told.host)
     code = _status(report, told)
-    said = "last said" if report.kind is Kind.DELAYED or code == status.EXPIRED else "said"
-    lines = [f"On {when} {f'the host {host}' if host else 'this server'} {said}:"]
+    last = "Last tried: " if report.kind is Kind.DELAYED or code == status.EXPIRED else ""
+    # The reply may be our own, about a host that said nothing; so this does not claim that the host said it.
+    lines = [f"{last}{printable(told.host) or 'This server'}, on {when}:"]
     lines += [f"    {line}" for line in _reply_lines(told.reply)]
     if report.kind is Kind.FAILED:
         if code == status.EXPIRED:
