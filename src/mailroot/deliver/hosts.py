@@ -113,7 +113,7 @@ class Hosts:
     async def _smart_hosts(self, route: ToHosts) -> list[Host] | NoHosts:
         """A smart host is configuration: whatever is wrong with it can be put right, so nothing fails for good."""
         found: list[Host] = []
-        trouble = ""
+        trouble = Reply(451, "4.4.4", "No smart host")
         for smart_host in route.smart_hosts:
             if smart_host.is_address:
                 hosts = [Host("", smart_host.name, smart_host.port)]
@@ -121,16 +121,17 @@ class Hosts:
                 try:
                     addresses = await self._lookups.addresses(smart_host.name, of_system=True)
                 except DnsError as error:
-                    trouble = f"Smart host {smart_host}: {error}"
+                    trouble = Reply(451, "4.4.3", f"Smart host {smart_host}: {error}")
                     continue
                 if not addresses:
-                    trouble = f"Smart host {smart_host}: the name has no address"
+                    trouble = Reply(451, "4.4.3", f"Smart host {smart_host}: the name has no address")
                 hosts = [Host(smart_host.name, address, smart_host.port) for address in addresses]
             if any(self._itself.listens_on(host.address, host.port) for host in hosts):
-                trouble = f"Smart host {smart_host} is this server itself; mail would go in a circle"
+                text = f"Smart host {smart_host} is this server itself; mail would go in a circle"
+                trouble = Reply(451, "4.4.6", text)
                 continue
             found += hosts
-        return found or NoHosts(Reply(451, "4.4.3" if "itself" not in trouble else "4.4.6", trouble))
+        return found or NoHosts(trouble)
 
     def _literal(self, route: ToHosts) -> list[Host] | NoHosts:
         address = literal_address(route.domain)

@@ -68,11 +68,13 @@ def tls_context(security: OutboundSecurity) -> ssl.SSLContext | None:
     """
     if security.tls is TlsPolicy.NONE:
         return None
+    if not (security.needs_tls and security.verify_certificate):
+        # Opportunistic: any certificate is better than none (RFC 7435 §1.2).
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
     context = ssl.create_default_context()
     if security.ca_file is not None:
         context.load_verify_locations(cafile=security.ca_file)
-    if not (security.needs_tls and security.verify_certificate):
-        # Opportunistic: any certificate is better than none (RFC 7435 §1.2).
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context
