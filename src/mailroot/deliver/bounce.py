@@ -1,7 +1,7 @@
 """Delivery reports: who is told what when a message failed, is late, or has arrived (RFC 3461 to 3464).
 
 Here is decided who gets a report about what and how much of the message it brings back; `mail.report` writes it.
-There is never a report about a report: a message without a sender gets none (RFC 3461 §6.2), and where its
+There is never a report about a report: a message without a sender gets none (RFC 5321 §4.5.5), and where its
 recipients failed, Badmail is the end of it.
 """
 
@@ -135,7 +135,7 @@ class Bounce:
         octets = compose(report)
         recipients = [Recipient(sender)]
         if kind is Kind.FAILED and self._copy_to is not None and self._copy_to != sender:
-            recipients.append(Recipient(self._copy_to, notify=Notify.NEVER))
+            recipients.append(Recipient(self._copy_to, notify=Notify.NEVER))  # RFC 3461 §6.1
         body = Body.EIGHT_BIT if report.needs_smtputf8 else Body.SEVEN_BIT
         return [
             Report(
@@ -161,10 +161,10 @@ def _kind(recipient: Recipient, outcome: Outcome) -> Kind | None:
     """Which report this outcome causes, if any."""
     match outcome:
         case Delivered():
-            # RFC 3461 §5.2.2: a next hop that speaks DSN reports for itself.
+            # RFC 3461 §5.2.1: a next hop that speaks DSN reports for itself.
             if outcome.reports_on or recipient.notify is None or not recipient.wants(Notify.SUCCESS):
                 return None
-            # No host was reached, so it was not relayed but is where it should be: in the Drop folder.
+            # §5.2.2 and §5.2.3: if no host was reached, it is where it should be: in the Drop folder.
             return Kind.RELAYED if outcome.host else Kind.DELIVERED
         case Failed():
             return Kind.FAILED if recipient.wants(Notify.FAILURE) else None

@@ -151,7 +151,7 @@ def _with_encoding(header: bytes, encoding: bytes) -> bytes:
 
 
 def _without_comments(value: bytes) -> bytes:
-    """RFC 822 comments removed, inner ones first; quoted strings stay."""
+    """Comments (RFC 5322 §3.2.2) removed, inner ones first; quoted strings stay."""
     for _ in range(4):
         value, comments = _COMMENT.subn(lambda found: found[1] or b" ", value)
         if not comments:

@@ -12,7 +12,7 @@ from mailroot.mail.reply import Reply
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """The next hop took responsibility. `reports_on`: it speaks DSN and will report success itself
-    (RFC 3461 §5.2.2); otherwise a wanted success report is ours to write, as "relayed"."""
+    (RFC 3461 §5.2.1); otherwise a wanted success report is ours to write, as "relayed" (§5.2.2)."""
 
     reply: Reply
     host: str
