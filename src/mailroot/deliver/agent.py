@@ -54,6 +54,9 @@ MAX_MESSAGES = 500
 MAX_OCTETS = 64 * 1024 * 1024
 """Octets of messages held in memory at once, roughly; of a large message only a piece is."""
 _BATCH = 100
+"""Messages claimed at once."""
+_ROOM = 20
+"""Messages that must have gone before a full agent claims again: a claim for each would cost more."""
 _POLL = 5.0
 """Seconds after which we look for what other workers left behind, even if nobody wakes us."""
 _FIRST_PAUSE = 0.5
@@ -201,7 +204,7 @@ class Agent:
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._octets -= self._flights.pop(task).octets
-        if self._full:
+        if self._full and len(self._flights) <= MAX_MESSAGES - _ROOM and self._octets <= MAX_OCTETS // 2:
             self._full = False
             self._queue.wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
