@@ -147,6 +147,15 @@ def test_an_expired_message_has_its_status_and_the_last_reply() -> None:
     assert "The mailbox is full." in text
 
 
+def test_an_expired_message_whose_reply_quotes_the_last_one() -> None:
+    reply = Reply(451, "4.4.7", "Not delivered within 48 hours. The last answer was: 451 4.4.1 Connection refused")
+    _, text, (_, one), _ = parsed(replace(REPORT, told=(replace(UNKNOWN, reply=reply),)))
+    assert one["Status"] == "4.4.7"
+    assert "Connection refused" in " ".join(one["Diagnostic-Code"].split())
+    assert "due to being unable to connect" in text
+    assert "The host did not answer." in text
+
+
 def test_no_host_was_reached() -> None:
     reply = Reply(451, "4.4.1", "Connection refused")
     _, text, (_, one), _ = parsed(replace(REPORT, told=(replace(UNKNOWN, reply=reply, host=""),)))

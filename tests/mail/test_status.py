@@ -41,6 +41,21 @@ def test_there_is_advice_for_every_status(code: str) -> None:
     assert status.advice(code).endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (Reply(550, "5.1.1", "unknown"), "5.1.1"),
+        (Reply(550, "", "unknown"), ""),
+        (Reply(451, "4.4.7", "The last answer was: 451 4.4.1 Connection refused"), "4.4.1"),
+        (Reply(452, "4.4.7", "The last answer was: 452 Full"), "4.4.7"),
+        (Reply(550, "5.1.1", "we said 451 4.4.1 before"), "5.1.1"),
+    ],
+)
+def test_the_cause_of_a_failure(reply: Reply, cause: str) -> None:
+    assert status.cause(reply) == cause
+    assert status.is_unreachable(reply) is (cause == "4.4.1")
+
+
 def test_advice_is_about_the_cause() -> None:
     assert "does not exist" in status.advice("5.1.1")
     assert status.advice("4.2.2") == status.advice("5.2.2")

@@ -196,17 +196,12 @@ def _what_happened(report: DeliveryReport, told: Told, offset: int | None) -> li
     if report.kind is Kind.FAILED:
         if code == status.EXPIRED:
             lines += ["The message has waited as long as it may, and is not tried again."]
-        lines += [status.advice(_cause(told.reply) or code)]
+        lines += [status.advice(status.cause(told.reply) or code)]
     elif report.kind is Kind.DELAYED:
         again, end = format_date(report.due, offset), format_date(report.expires, offset)
         lines += [f"It is tried again, next on {again}, and given up on {end}."]
-        lines += [status.advice(_cause(told.reply) or code)]
+        lines += [status.advice(status.cause(told.reply) or code)]
     return [piece for line in lines for piece in ([line] if line.startswith("    ") else _wrapped(line, 76))]
-
-
-def _cause(reply: Reply) -> str:
-    """The status that says most about the cause, whatever the report's own is; "" if the reply has none."""
-    return reply.status if status.is_valid(reply.status) else ""
 
 
 def _reply_lines(reply: Reply) -> list[str]:

@@ -7,7 +7,8 @@ import re
 
 from mailroot.mail.reply import Reply
 
-_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
+_QUOTED = re.compile(r"\b[45]\d\d ([45]\.\d{1,3}\.\d{1,3})\b", re.ASCII)
 
 EXPIRED = "4.4.7"
 """Delivery time expired (RFC 3463 §3.5)."""
@@ -45,9 +46,17 @@ def is_loop(status: str) -> bool:
     return status[1:] in {".4.6", ".4.8"}
 
 
+def cause(reply: Reply) -> str:
+    """The status that says most about the cause, or "". An expired message's reply quotes the last one it got,
+    and that one's status says more."""
+    if reply.status == EXPIRED and (quoted := _QUOTED.search(reply.text)):
+        return quoted[1]
+    return reply.status if is_valid(reply.status) else ""
+
+
 def is_unreachable(reply: Reply) -> bool:
     """No host answered, or the one that did fell silent."""
-    return reply.status in {"4.4.0", "4.4.1", "4.4.2", "4.4.3", "5.4.1", "5.4.2"}
+    return cause(reply) in {"4.4.0", "4.4.1", "4.4.2", "4.4.3", "5.4.1", "5.4.2"}
 
 
 _ADVICE = {
