@@ -7,7 +7,7 @@ Modules are imported where they are needed, so that `mailroot run` carries nothi
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -104,11 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
     """The console script. `arguments`: without the program's name; None: the process's own."""
     _speak_utf8()
     try:
-        answer: Any = app(args=arguments, prog_name="mailroot", standalone_mode=False)
+        app(args=arguments, prog_name="mailroot")
+    except SystemExit as end:
+        # How the command line library says what it is done with: 0, 2 for a wrong command line, what Exit carries.
+        return end.code if isinstance(end.code, int) else 1
     except Failure as failure:
         complain(f"mailroot: {failure}")
         return 1
-    return answer if isinstance(answer, int) else 0
+    return 0
 
 
 def _speak_utf8() -> None:

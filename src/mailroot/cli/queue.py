@@ -38,7 +38,7 @@ _BATCH = 200
 _PAST = {"retry": "due now", "hold": "held", "release": "released", "delete": "deleted"}
 
 IdsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Messages by id, as `mailroot queue list` shows them.")
+    list[str] | None, typer.Argument(metavar="ID", help="Messages by id, as `mailroot queue list` shows them.")
 ]
 AllOption = Annotated[
     bool, typer.Option("--all", help="All messages that this can be done to.", rich_help_panel="Which messages")
@@ -76,7 +76,7 @@ def list_messages(
 
 _COLUMNS = [
     Column("ID"),
-    Column("ARRIVED", right=True),
+    Column("ARRIVED", rank=2, right=True),
     Column("FROM", rank=2, least=12),
     Column("TO", least=14),
     Column("SIZE", rank=4, right=True),
@@ -160,10 +160,10 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
     say()
     show_table(
         [
-            Column("RECIPIENT", least=16),
+            Column("RECIPIENT", least=14, wraps=True),
             Column("IS"),
-            Column("HOST", rank=2, least=16),
-            Column("LAST REPLY", 1, least=24),
+            Column("HOST", rank=2, least=15, wraps=True),
+            Column("LAST REPLY", rank=1, least=20, wraps=True),
         ],
         [[r["address"], r["fate"], r["host"], r["reply"]] for r in message["recipients"]],
     )
@@ -173,9 +173,9 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
             [
                 Column("TIME"),
                 Column("OUTCOME"),
-                Column("RECIPIENTS", rank=2, least=12),
-                Column("HOST", rank=1, least=16),
-                Column("REPLY", least=24),
+                Column("RECIPIENTS", rank=2, least=12, wraps=True),
+                Column("HOST", rank=1, least=15, wraps=True),
+                Column("REPLY", least=18, wraps=True),
             ],
             [_story_row(line, len(message["recipients"])) for line in message["story"]],
         )
@@ -250,7 +250,7 @@ def count(service: Service, server: ServerOption = None) -> None:
 @on_service
 def export(
     service: Service,
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The messages.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The messages.")],
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output."),

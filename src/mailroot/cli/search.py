@@ -32,7 +32,7 @@ _OPTIONS: dict[str, Any] = {
     ],
     "subject": Annotated[str, _option("--subject", metavar="TEXT", help="Part of the subject.")],
     "message_id": Annotated[str, _option("--message-id", metavar="TEXT", help="Part of the Message-ID.")],
-    "text": Annotated[str, _option("--text", metavar="TEXT", help="Part of any of these, or of the last reply.")],
+    "text": Annotated[str, _option("--text", metavar="TEXT", help="Part of any of these.")],
     "state": Annotated[
         list[str] | None,
         _option("--state", metavar="STATE", help="queued, held or finished; may be repeated."),

@@ -13,7 +13,7 @@ app = typer.Typer(
 )
 
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Virtual servers by name; none: all of them.")
+    list[str] | None, typer.Argument(metavar="NAME", help="Virtual servers by name; none: all of them.")
 ]
 
 
@@ -32,11 +32,11 @@ def list_servers(service: Service, names: NamesArgument = None) -> None:
         Column("NAME"),
         Column("STATE"),
         Column("LISTENS ON", least=15),
-        Column("SESSIONS", right=True),
+        Column("SESSIONS", rank=2, right=True),
         Column("QUEUED", right=True),
-        Column("HELD", right=True),
-        Column("OLDEST", rank=1, right=True),
-        Column("FOLDERS", rank=2, least=20),
+        Column("HELD", rank=1, right=True),
+        Column("OLDEST", rank=3, right=True),
+        Column("FOLDERS", rank=4, least=20),
     ]
     show_table(columns, [_row(server, now) for server in servers])
     _show_trouble(servers)

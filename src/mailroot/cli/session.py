@@ -55,7 +55,7 @@ def _row(session: dict[str, Any], now: float) -> list[str]:
 @on_service
 def end(
     service: Service,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Sessions by id.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Sessions by id.")] = None,
     every: Annotated[bool, typer.Option("--all", help="End all sessions.")] = False,
     server: ServerOption = None,
 ) -> None:

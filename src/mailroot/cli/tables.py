@@ -7,22 +7,25 @@ characters out, so that no subject can move the cursor or colour the screen.
 import json
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table. `rank`: on a narrow terminal those with the highest rank go first, 0 never.
-    `least`: the width a shrinking column keeps; None: it does not shrink."""
+    `least`: the width a shrinking column keeps; None: it does not shrink. `wraps`: what does not fit goes on in the
+    next line; otherwise it is cut."""
 
     title: str
     rank: int = 0
     right: bool = False
     least: int | None = None
+    wraps: bool = False
 
 
 def plain(text: str) -> str:
@@ -138,29 +141,36 @@ def _show_fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept
 
     console = Console()
     natural = {n: max([cell_len(columns[n].title), *(cell_len(row[n]) for row in cells)]) for n in kept}
-
-    def narrowest(n: int) -> int:
-        least = columns[n].least
-        return natural[n] if least is None else min(natural[n], least)
-
-    while sum(narrowest(n) + 2 for n in kept) - 2 > console.width:
-        last = max(kept, key=lambda n: columns[n].rank)
-        if columns[last].rank == 0:
-            break
-        kept = [n for n in kept if n != last]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for n in kept:
+    widths = fit({n: (columns[n], natural[n]) for n in kept}, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for n, width in widths.items():
         table.add_column(
             columns[n].title,
             justify="right" if columns[n].right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=narrowest(n),
-            max_width=natural[n],
+            no_wrap=not columns[n].wraps,
+            overflow="fold" if columns[n].wraps else "ellipsis",
+            width=width,
         )
     for row in cells:
-        table.add_row(*(Text(row[n]) for n in kept))
+        table.add_row(*(Text(row[n]) for n in widths))
     console.print(table)
+
+
+def fit(columns: Mapping[int, tuple[Column, int]], room: int) -> dict[int, int]:
+    """Which columns are shown within `room`, and how wide: the wish of each is given with it. Those of the highest
+    rank give way first; what room is left goes to the shrinking ones of the lowest rank first."""
+    widths = {n: wish if column.least is None else min(wish, column.least) for n, (column, wish) in columns.items()}
+    while sum(widths.values()) + _GAP * (len(widths) - 1) > room:
+        last = max(widths, key=lambda n: (columns[n][0].rank, n))
+        if columns[last][0].rank == 0:
+            break
+        del widths[last]
+    left = room - sum(widths.values()) - _GAP * (len(widths) - 1)
+    for n in sorted(widths, key=lambda n: (columns[n][0].rank, n)):
+        more = max(0, min(left, columns[n][1] - widths[n]))
+        widths[n] += more
+        left -= more
+    return widths
 
 
 def show_facts(facts: Sequence[tuple[str, str]]) -> None:

@@ -243,7 +243,7 @@ def _doing(record: Record, now: float) -> str:
                 return "being delivered"
             if record.due is None or record.due <= now:
                 return "due now"
-            return "waiting to be tried again" if record.attempts else "waiting"
+            return "deferred" if record.attempts else "waiting"
         case _:
             assert_never(record.state)
 
