@@ -810,8 +810,10 @@ async def test_a_folder_that_goes_away_is_said_once_and_served_when_it_is_back(t
         scene.folder.write_text("a file where the folder should be")
         for _ in range(5):
             await scene.step()
-        [refused] = scene.refusals()
-        assert (refused.file, refused.kept) == (str(scene.folder), True)
+        refused = scene.refusals()
+        assert {(one.file, one.kept) for one in refused} == {(str(scene.folder), True)}
+        # Windows has two words for it, one when it is read and one when it is made anew; each is said once.
+        assert len({one.reason for one in refused}) == len(refused)
         scene.folder.unlink()
         away.rename(scene.folder)
         scene.put("alert.eml", LETTER)
