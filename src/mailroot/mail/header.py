@@ -36,17 +36,14 @@ class Head:
     `hops` counts Received fields (RFC 5321 §6.3). `message_id` has its brackets, if it ever had any, is ASCII
     without controls and at most `MESSAGE_ID_LENGTH` long; None: there is no such field, or it is empty.
     `subject` is decoded for people: one line, at most `SUBJECT_LENGTH` characters, nothing unprintable.
-    `is_ascii`: no octet of the header is above 127 (RFC 6532 lets them be).
     """
 
     end: int
     separated: bool
     hops: int
     has_date: bool
-    has_from: bool
     message_id: str | None
     subject: str
-    is_ascii: bool
 
 
 def scan(octets: bytes, *, complete: bool = False) -> Head | None:
@@ -67,9 +64,7 @@ def scan(octets: bytes, *, complete: bool = False) -> Head | None:
     head = scan(octets + b"\r\n\r\n")
     if head is None or head.end <= len(octets):
         return head
-    return Head(
-        len(octets), False, head.hops, head.has_date, head.has_from, head.message_id, head.subject, head.is_ascii
-    )
+    return Head(len(octets), False, head.hops, head.has_date, head.message_id, head.subject)
 
 
 def _head(header: bytes, end: int, separated: bool) -> Head:
@@ -87,10 +82,8 @@ def _head(header: bytes, end: int, separated: bool) -> Head:
         separated=separated,
         hops=hops,
         has_date=_find(lower, b"\r\ndate") > 0,
-        has_from=_find(lower, b"\r\nfrom") > 0,
         message_id=_message_id(raw_id) if raw_id else None,
         subject=decode_words(raw_subject, SUBJECT_LENGTH) if raw_subject else "",
-        is_ascii=header.isascii(),
     )
 
 
