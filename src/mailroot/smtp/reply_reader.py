@@ -73,7 +73,7 @@ class ReplyReader:
     def _take(self, line: bytes) -> bool:
         """Add a line to the reply; True when it was the last one."""
         code, mark = line[:3], line[3:4]
-        if not code.isdigit() or not b"200" <= code <= b"599" or mark not in (b" ", b"-", b""):
+        if len(code) < 3 or not code.isdigit() or not b"200" <= code <= b"599" or mark not in (b" ", b"-", b""):
             raise ReplyError(f"not an SMTP reply: {_shown(line)}")
         number = int(code)
         if self._lines and number != self._code:
