@@ -16,13 +16,13 @@ _TERMINATOR = b"\r\n.\r\n"
 class DotReader:
     """The framing of DATA."""
 
-    __slots__ = ("_held", "_lead")
+    __slots__ = ("_at_start", "_held")
     needs_octets = True
 
     def __init__(self) -> None:
         # The content begins at the beginning of a line, as if CR LF had gone before; that is taken off again.
         self._held = b"\r\n"
-        self._lead = 2
+        self._at_start = True
 
     def read(self, octets: bytes) -> tuple[bytes, bytes | None]:
         """Content, its dots unstuffed, and what follows the end: None while the end has not come."""
@@ -34,18 +34,20 @@ class DotReader:
             octets = octets[: end + 2]
             self._held = b""
         else:
-            held = 0
+            keep = len(octets)
             if octets[-1] in _TERMINATOR:
                 # What may turn out to be the beginning of the end is kept; this covers a dot to be unstuffed, too.
-                held = next((n for n in (4, 3, 2, 1) if _TERMINATOR.startswith(octets[-n:])), 0)
-            self._held = octets[len(octets) - held :]
-            if held:
-                octets = octets[:-held]
+                tail = octets[-4:]
+                while tail and not _TERMINATOR.startswith(tail):
+                    tail = tail[1:]
+                keep -= len(tail)
+            self._held = octets[keep:]
+            octets = octets[:keep]
         if b"\r\n." in octets:
             octets = octets.replace(b"\r\n.", b"\r\n")
-        if self._lead and octets:
+        if self._at_start and octets:
             octets = octets[2:]
-            self._lead = 0
+            self._at_start = False
         return octets, rest
 
 

@@ -57,7 +57,10 @@ def read_path(text: str, default_domain: str) -> tuple[Address | None, str]:
     text = text.strip(" ")
     if not text.startswith("<"):
         end = _mailbox_end(text, 0, " ")
-        return _mailbox(text[:end], default_domain), text[end:].strip(" ")
+        rest = text[end:].strip(" ")
+        if rest.startswith("<"):
+            raise ValueError("a display name stands before the address")
+        return _mailbox(text[:end], default_domain), rest
     start = 1
     route = _ROUTE.match(text, start)
     if route is not None:
