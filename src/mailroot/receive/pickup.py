@@ -108,13 +108,15 @@ class Pickup:
                         lock = None
                 await self._clock.sleep_until(self._clock.now() + _LOOK_EVERY)
         finally:
-            if self._in_hand:
-                await asyncio.wait(self._in_hand.values(), timeout=_GRACE)
-            for task in self._in_hand.values():
-                task.cancel()
-            if lock is not None:
-                lock.close()
-            self._threads.shutdown(wait=False)
+            try:
+                if self._in_hand:
+                    await asyncio.wait(self._in_hand.values(), timeout=_GRACE)
+            finally:
+                for task in self._in_hand.values():
+                    task.cancel()
+                if lock is not None:
+                    lock.close()
+                self._threads.shutdown(wait=False)
 
     async def _serve(self) -> None:
         """We hold the folder: bring back what a crash left in `.taken`, then look again and again."""
