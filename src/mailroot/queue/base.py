@@ -43,6 +43,9 @@ class LeaseLost(QueueError):
     """The claim is no longer ours (our sign of life was late); whoever has it now settles it."""
 
 
+LEASE_LOST = "the message is no longer leased to this claim"
+
+
 class State(StrEnum):
     """What a message in the queue is doing."""
 

@@ -1,21 +1,36 @@
 """The files that hold the octets of large messages, written while these arrive.
 
-A file is written and synced, and its name is synced, before the row that names it is inserted; it is removed after the
-transaction that no longer needs it. So a row never lacks its file, and a file without a row is the remains of a crash
-(or of a message still arriving), which `sqlite` sweeps away when it starts. Everything here blocks and is called in a
-thread. Each step of making a file durable is a method of its own, so that a test can stop the process after any.
+A file is written and synced, and its name is synced, before the row that names it is inserted; it is removed after
+the transaction that no longer needs it. So a row never lacks its file, and a file without a row is the remains of a
+crash (or of a message still arriving), which is swept away at a later start. Whatever blocks runs in threads of
+`Bodies`. Each step of making a file durable is a method of `BodyFile`, so that a test can stop the process after
+any.
 """
 
+import asyncio
+import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from mailroot.queue.base import CHUNK, MessageId, QueueError, QueueFull, format_id, parse_id
 from mailroot.system import sync_folder
 
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG} | {getattr(errno, "EDQUOT", errno.ENOSPC)}
+T = TypeVar("T")
+
+THREADS = 4
+"""Files that are written, synced or read at the same moment."""
+
+LISTED = 1000
+"""Files that `leftovers` looks at in one go."""
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def queue_error(error: OSError) -> QueueError:
@@ -25,59 +40,15 @@ def queue_error(error: OSError) -> QueueError:
     return QueueError(str(error))
 
 
-class BodyFiles:
-    """The folder of them. A name tells the message and the worker that wrote it: `00HM5DZGP8000-1.body`."""
-
-    SUFFIX = ".body"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def name(self, id: MessageId, worker: int) -> str:
-        """The name of a message's file."""
-        return f"{format_id(id)}-{worker}{self.SUFFIX}"
-
-    def create(self, name: str) -> "BodyFile":
-        """Start a file."""
-        return BodyFile(self.folder / name)
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """What a file holds, in pieces of at most `CHUNK` octets. Raises OSError."""
-        with (self.folder / name).open("rb", buffering=0) as file:
-            while piece := file.read(CHUNK):
-                yield piece
-
-    def remove(self, names: Sequence[str]) -> list[str]:
-        """Remove files; returns those that could not be removed now (on Windows: somebody still reads them)."""
-        left = []
-        for name in names:
-            try:
-                (self.folder / name).unlink(missing_ok=True)
-            except OSError:
-                left.append(name)
-        return left
-
-    def written_by(self, worker: int) -> Iterator[tuple[MessageId, str]]:
-        """The files that this worker, or an earlier one with its number, wrote. Raises OSError."""
-        ending = f"-{worker}{self.SUFFIX}"
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                if entry.name.endswith(ending):
-                    try:
-                        message = parse_id(entry.name.removesuffix(ending))
-                    except ValueError:
-                        continue  # not ours
-                    yield message, entry.name
-
-
 class BodyFile:
-    """One file while its message arrives. Its methods may be called from different threads, one after another:
-    each waits for the one before to end. All but `discard` raise OSError."""
+    """One file while its message arrives; it is there with the first octets. Its methods may be called from
+    different threads: they take turns. All but `discard` raise OSError."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
         self._turn = threading.Lock()
-        self._file = path.open("xb", buffering=0)
+        self._file: FileIO | None = None
+        self._discarded = False
 
     def append(self, pieces: Sequence[bytes]) -> None:
         """Add octets."""
@@ -89,25 +60,149 @@ class BodyFile:
         with self._turn:
             self._write(pieces)
             self._sync()
-            self._file.close()
+            self._close()
             self._sync_name()
 
     def discard(self) -> None:
-        """Close and remove the file; what cannot be removed now is swept at the next start."""
+        """Close and remove the file; what cannot be removed now is swept at a later start."""
         with self._turn:
-            self._file.close()
-            try:
-                self.path.unlink(missing_ok=True)
-            except OSError:
-                return
+            self._discarded = True
+            self._close()
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def _write(self, pieces: Sequence[bytes]) -> None:
+        if self._discarded:
+            raise FileNotFoundError(errno.ENOENT, "the message was abandoned", str(self._path))
+        if self._file is None:
+            self._file = FileIO(self._path, "xb")
         octets = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         while octets:
             octets = octets[self._file.write(octets) :]
 
     def _sync(self) -> None:
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def _sync_name(self) -> None:
-        sync_folder(self.path.parent)
+        sync_folder(self._path.parent)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Reading:
+    """A file that is being read, by turns as `BodyFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self._turn = threading.Lock()
+        self._file = FileIO(path, "rb")
+
+    def next(self) -> bytes:
+        with self._turn:
+            return self._file.read(CHUNK) or b""
+
+    def close(self) -> None:
+        with self._turn:
+            self._file.close()
+
+
+class Bodies:
+    """The folder of the files, for one worker. A file's name tells message and worker: `00HM5DZGP8000-1.body`.
+
+    `trouble` is told of every error of the disk. All methods that wait raise QueueError.
+    """
+
+    def __init__(self, folder: Path, worker: int, trouble: Callable[[QueueError], None]) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._trouble = trouble
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mailroot-queue-body")
+        self._arriving: dict[MessageId, BodyFile] = {}
+        self._left: set[str] = set()
+
+    def name(self, id: MessageId) -> str:
+        """The name of a message's file, as its row has it."""
+        return f"{format_id(id)}{_ending(self._worker)}"
+
+    def start(self, id: MessageId) -> None:
+        """Begin the file of a message."""
+        self._arriving[id] = BodyFile(self._folder / self.name(id))
+
+    async def append(self, id: MessageId, pieces: Sequence[bytes]) -> None:
+        """Write octets of a message that was begun."""
+        await self.in_thread(self._arriving[id].append, pieces)
+
+    async def seal(self, id: MessageId, pieces: Sequence[bytes]) -> None:
+        """Write the last octets; on return the file is durable."""
+        await self.in_thread(self._arriving[id].seal, pieces)
+
+    def keep(self, id: MessageId) -> None:
+        """The message is in the database."""
+        self._arriving.pop(id, None)
+
+    def discard(self, id: MessageId) -> None:
+        """The message will not come to be: remove its file, without anybody waiting for that."""
+        if file := self._arriving.pop(id, None):
+            self._threads.submit(file.discard)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove the files of finished messages, without anybody waiting for that."""
+        if names:
+            self._threads.submit(self._remove, names)
+
+    def remove_left(self) -> None:
+        """Try again to remove what could not be removed (on Windows: what somebody was still reading)."""
+        left, self._left = self._left, set()
+        self.remove(sorted(left))
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError:
+                self._left.add(name)
+
+    async def pieces(self, name: str) -> AsyncIterator[bytes]:
+        """What a file holds, in pieces of at most `CHUNK` octets."""
+        reading = await self.in_thread(_Reading, self._folder / name)
+        try:
+            while piece := await self.in_thread(reading.next):
+                yield piece
+        finally:
+            reading.close()
+
+    async def leftovers(self, worker: int) -> AsyncIterator[dict[MessageId, str]]:
+        """The files that a worker, or an earlier one of that number, wrote and that are not arriving now, some at a
+        time: each is in the database already, or not wanted by anybody."""
+        ending = _ending(worker)
+        with await self.in_thread(os.scandir, self._folder) as entries:
+            while part := await self.in_thread(lambda: list(islice(entries, LISTED))):
+                found = {}
+                for name in (entry.name for entry in part if entry.name.endswith(ending)):
+                    with contextlib.suppress(ValueError):  # not a name that we gave
+                        message = parse_id(name.removesuffix(ending))
+                        if message not in self._arriving:
+                            found[message] = name
+                if found:
+                    yield found
+
+    async def in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do something with files in a thread."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        except OSError as error:
+            fault = queue_error(error)
+            self._trouble(fault)
+            raise fault from error
+
+    def close(self) -> None:
+        """Remove what was still arriving, and end the threads. Blocks until then."""
+        for file in self._arriving.values():
+            self._threads.submit(file.discard)
+        self._threads.shutdown()
+
+
+def _ending(worker: int) -> str:
+    return f"-{worker}.body"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from mailroot.clock import Clock
 from mailroot.queue.base import (
     CHUNK,
+    LEASE_LOST,
     SMALL,
     Attempt,
     Claim,
@@ -20,6 +21,7 @@ from mailroot.queue.base import (
     LeaseLost,
     Message,
     MessageId,
+    QueueError,
     Record,
     Search,
     Settlement,
@@ -64,6 +66,7 @@ class MemoryDraft:
         self._queue = queue
         self._id = id
         self._pieces: list[bytes] = []
+        self._over = False
 
     @property
     def id(self) -> MessageId:
@@ -73,10 +76,13 @@ class MemoryDraft:
         self._pieces.append(octets)
 
     async def commit(self, message: Message) -> None:
+        if self._over:
+            raise QueueError("the message was committed or abandoned before")
+        self._over = True
         self._queue.insert(self._id, message, b"".join(self._pieces))
-        self._pieces = []
 
     async def abandon(self) -> None:
+        self._over = True
         self._pieces = []
 
 
@@ -236,7 +242,7 @@ class MemoryQueue:
     def _leased(self, claim: Claim) -> _Entry:
         entry = self._entries.get(claim.record.id)
         if entry is None or not entry.record.leased or entry.record.attempts != claim.record.attempts:
-            raise LeaseLost("the message is no longer leased to this claim")
+            raise LeaseLost(LEASE_LOST)
         return entry
 
     def _finish(self, entry: _Entry) -> None:

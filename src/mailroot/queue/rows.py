@@ -33,6 +33,8 @@ RECORD_COLUMNS = (
 )
 """What `record` reads, in its order."""
 
+# What people search is stored as it is; in a story there may be anything a remote host said, so it is plain ASCII.
+_encode_story = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 _OUTCOMES: dict[str, type[Delivered] | type[Deferred] | type[Failed]] = {
@@ -56,10 +58,10 @@ def insertion(
         attempts,
         origin.arrived,
         size,
-        _encode(_envelope(message.envelope)),
-        _encode([origin.door.value, origin.client, origin.helo, origin.user]),
-        message.message_id,
-        message.subject,
+        _text(_encode(_envelope(message.envelope))),
+        _text(_encode([origin.door.value, origin.client, origin.helo, origin.user])),
+        _text(message.message_id),
+        _text(message.subject),
         message.prefix,
     )
 
@@ -98,7 +100,7 @@ def record(row: Sequence[Any], unclaimed: Container[MessageId] = ()) -> Record:
 def story_lines(outcomes: Iterable[tuple[int, Outcome]]) -> str:
     """What a settlement adds to the story: one line per different outcome."""
     return "".join(
-        _encode(
+        _encode_story(
             [
                 attempt.recipients,
                 _NAMES[type(attempt.outcome)],
@@ -117,8 +119,12 @@ def story_lines(outcomes: Iterable[tuple[int, Outcome]]) -> str:
 
 def story(text: str) -> list[Attempt]:
     """The attempts that `message.story` tells of, oldest first."""
-    # Not splitlines: JSON leaves characters such as U+2028 as they are, and those are no ends of line here.
     return [_attempt(line) for line in text.split("\n") if line]
+
+
+def _text(text: str) -> str:
+    """The text, without halves of surrogate pairs: the database takes UTF-8 only."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _attempt(line: str) -> Attempt:

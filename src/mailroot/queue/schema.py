@@ -1,7 +1,7 @@
 """The database file: made whole or not at all, and looked at before it is touched.
 
-A file that is damaged, that belongs to somebody else, or that a newer Mailroot made is refused and stays byte for byte
-as it is, with nothing put beside it. The look costs the same however much the queue holds.
+A file that is damaged, that belongs to somebody else, or that a newer Mailroot made is refused and stays byte for
+byte as it is, with nothing put beside it. The look costs the same however much the queue holds.
 """
 
 import os
@@ -17,6 +17,10 @@ APPLICATION_ID = 0x4D414C52
 
 VERSION = 1
 """`PRAGMA user_version`: of the schema."""
+
+LOG_KEPT = 16 * 1024 * 1024
+"""Octets the write-ahead log keeps when it starts again from its beginning: to overwrite is cheaper than to grow,
+and a log that a burst made larger is cut back."""
 
 _HEADER = 100
 _MAGIC = b"SQLite format 3\0"
@@ -41,18 +45,14 @@ def connect(file: Path, *, write: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute(f"PRAGMA cache_size = {-8192 if write else -2048}")
         if write:
+            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-WAL_KEPT = 16 * 1024 * 1024
-"""The write-ahead log keeps this many octets when it starts again from its beginning: to overwrite is cheaper than to
-grow, and a log that a burst made larger is cut back."""
 
 
 def prepare(file: Path) -> None:
@@ -61,12 +61,18 @@ def prepare(file: Path) -> None:
     if not file.exists() or file.stat().st_size == 0:
         _create(file)
         return
-    _look_at_header(file)
+    refuse_foreign(file)
     _look_at_tables(file)
     _look_through(file)
 
 
 def _create(file: Path) -> None:
+    log = file.with_name(f"{file.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise QueueRefused(
+            f"{file} is missing or empty, but its log {log.name} is there and may hold messages. Put the database"
+            " back beside it, or move the log away to start with an empty queue."
+        )
     # Made under another name, so that a crash on the way leaves no half of a database.
     fresh = file.with_name(f"{file.name}.new")
     fresh.unlink(missing_ok=True)
@@ -86,9 +92,6 @@ def _create(file: Path) -> None:
         connection.close()
     with fresh.open("rb+") as made:
         os.fsync(made.fileno())
-    # A log left behind by a database that was moved away is not ours.
-    for suffix in ("-wal", "-shm"):
-        file.with_name(file.name + suffix).unlink(missing_ok=True)
     fresh.replace(file)
     sync_folder(file.parent)
 
@@ -104,7 +107,10 @@ def _statements() -> list[str]:
     return statements
 
 
-def _look_at_header(file: Path) -> None:
+def refuse_foreign(file: Path) -> None:
+    """See that a file, if there is one, begins like a database of ours. Raises QueueRefused, OSError."""
+    if not file.exists() or file.stat().st_size == 0:
+        return
     with file.open("rb") as database:
         header = database.read(_HEADER)
     if not header.startswith(_MAGIC) or len(header) < _HEADER:
@@ -169,7 +175,6 @@ def _look_through(file: Path) -> None:
             ):
                 connection.execute(f"SELECT min({column}) FROM {source}").fetchone()  # noqa: S608 - our own words
                 connection.execute(f"SELECT max({column}) FROM {source}").fetchone()  # noqa: S608
-            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
@@ -179,5 +184,3 @@ def _look_through(file: Path) -> None:
             if not was_there:
                 path.unlink(missing_ok=True)
         raise QueueRefused(f"{file} is damaged ({error}). {_WAY_OUT}.") from error
-    if mode != "wal":
-        raise QueueRefused(f"{file} is not in WAL mode any more (it is in {mode}): something else has used it.")

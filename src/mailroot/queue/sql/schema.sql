@@ -26,8 +26,8 @@ CREATE INDEX place ON message (state, worker, due);
 -- The client's octets while they are needed, apart from the message so that listings never touch them.
 CREATE TABLE body (
     id     INTEGER PRIMARY KEY,
-    octets BLOB,  -- of a small message
-    file   TEXT   -- name of the file that holds those of a large one
+    file   TEXT,  -- name of the file that holds the octets of a large message
+    octets BLOB   -- those of a small one
 );
 
 -- The processes that have the queue open; `beat` rises while they live.

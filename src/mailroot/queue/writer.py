@@ -1,0 +1,437 @@
+"""The one thread of this process that writes to the database: group commit.
+
+Whatever sessions and agent want stored while a commit is on its way goes into the next one, all of it in a single
+transaction with a single sync. Several processes take turns through a file lock, which wakes the next in line,
+where SQLite's own waiting would sleep and guess.
+
+The thread gives up the interpreter at every statement and may get it back late when the event loop is busy. So
+statements are few: rows travel many at a time, in one statement for up to `ROWS` of them. With one statement per
+row a busy loop made commits wait for seconds.
+
+What fails: an operation that is itself at fault (a duplicate id, a lost lease) fails alone, its neighbours are
+stored without it. When disk or database fail, all of a transaction fail, nothing of it is stored, and the next
+transaction tries with a fresh connection. A commit that fails after it may have reached the disk is
+`CommitUnknown`.
+"""
+
+import queue
+import sqlite3
+import threading
+import time
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mailroot.queue import rows, schema
+from mailroot.queue.base import LEASE_LOST, Claim, LeaseLost, QueueError, QueueFull
+from mailroot.queue.bodies import queue_error
+from mailroot.system import FileLock, free_disk
+
+Row = tuple[Any, ...]
+
+MOST_OPERATIONS = 256
+"""Operations in one transaction."""
+
+MOST_OCTETS = 8 * 1024 * 1024
+"""Octets of bodies in one transaction; what is beyond waits for the next."""
+
+ROWS = 64
+"""Rows in one statement; and any power of two below, so that few statements are prepared and all stay so."""
+
+CHECKPOINT = 4 * 1024 * 1024
+"""Move the log into the database when about so many octets went into it."""
+
+LOG_LIMIT = 64 * 1024 * 1024
+"""A log this large waits for readers to finish, so that it can start again."""
+
+IDLE = 1.0
+"""Seconds without work after which the thread tidies up."""
+
+SHRINK = 16 * 1024 * 1024
+"""When idle, give free pages back to the disk if they are more than this."""
+
+_ENVIRONMENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+}
+
+
+class CommitUnknown(QueueError):
+    """The commit failed, but a crash now could still bring the transaction back: nothing may be acknowledged, and
+    nothing that it names may be removed."""
+
+
+class Operation:
+    """Something to be done in a transaction. When that is over, `error` or `result` is there, `done` is called with
+    the operation in the event loop (whether or not somebody still waits), and then the future is set."""
+
+    __slots__ = ("done", "error", "future", "octets", "result")
+
+    def __init__(self, future: "Future[Any]", octets: int = 0, done: "Callable[[Any], None] | None" = None) -> None:
+        self.future = future
+        self.octets = octets
+        self.done = done
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Insert(Operation):
+    """Store a new message: its row, and (id, file, octets) of its body. `claim` is its claim, if it is leased."""
+
+    __slots__ = ("body", "claim", "row")
+
+    def __init__(
+        self,
+        future: "Future[Any]",
+        row: Row,
+        body: Row,
+        octets: int,
+        claim: Claim | None,
+        done: Callable[[Any], None],
+    ) -> None:
+        super().__init__(future, octets, done)
+        self.row = row
+        self.body = body
+        self.claim = claim
+
+
+class Settle(Operation):
+    """Store the result of an attempt, if the lease is still ours. `row` is (state, due, delay_reported, story, id,
+    worker, attempts); `reports` are pairs of rows as in `Insert`."""
+
+    __slots__ = ("reports", "row")
+
+    def __init__(
+        self,
+        future: "Future[Any]",
+        row: Row,
+        reports: Sequence[tuple[Row, Row]],
+        octets: int,
+        done: Callable[[Any], None],
+    ) -> None:
+        super().__init__(future, octets, done)
+        self.row = row
+        self.reports = reports
+
+
+class Work(Operation):
+    """Anything else: `run` is called with the connection inside the transaction, and again, alone, if the
+    transaction had to be taken back. `peek` is asked before there is one: if its answer is not None, that is the
+    result, and no transaction is needed."""
+
+    __slots__ = ("peek", "run")
+
+    def __init__(
+        self,
+        future: "Future[Any]",
+        run: Callable[[sqlite3.Connection], object],
+        peek: Callable[[sqlite3.Connection], object] | None = None,
+        done: "Callable[[Any], None] | None" = None,
+    ) -> None:
+        super().__init__(future, 0, done)
+        self.run = run
+        self.peek = peek
+
+
+class Writer:
+    """Runs the thread. `answer` is called in the event loop with a transaction's operations when it is over."""
+
+    def __init__(self, file: Path, turn: FileLock, answer: Callable[[list[Operation]], None]) -> None:
+        self._file = file
+        self._turn = turn
+        self._answer = answer
+        self._operations: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
+        self._written = 0
+        self._log = file.with_name(f"{file.name}-wal")
+        self._tidied = True
+        self._busy_since: float | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: AbstractEventLoop) -> None:
+        """Start the thread; it answers into this loop."""
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="mailroot-queue-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> None:
+        """Have an operation done with the next transaction. Never blocks."""
+        self._operations.put(operation)
+
+    def stop(self) -> None:
+        """Do what was submitted, then end the thread. Blocks until then."""
+        if self._thread is not None:
+            self._operations.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def busy_for(self) -> float:
+        """Seconds that the thread has been at its present transaction; 0 if it waits for work."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    # All below runs in the thread.
+
+    def _run(self, loop: AbstractEventLoop) -> None:
+        while (batch := self._collect()) is not None:
+            if batch:
+                self._busy_since = time.monotonic()
+                self._store(batch)
+                self._deliver(loop, batch)
+                if self._written >= CHECKPOINT:
+                    self._checkpoint()
+                self._busy_since = None
+            else:
+                self._tidy()
+        self._disconnect()
+
+    def _collect(self) -> list[Operation] | None:
+        """What is to be stored together; empty: nothing came for a while; None: the end."""
+        try:
+            first = self._operations.get(timeout=None if self._tidied else IDLE)
+        except queue.Empty:
+            return []
+        if first is None:
+            return None
+        batch, octets = [first], first.octets
+        try:
+            while len(batch) < MOST_OPERATIONS and octets < MOST_OCTETS:
+                following = self._operations.get_nowait()
+                if following is None:
+                    self._operations.put(None)
+                    break
+                batch.append(following)
+                octets += following.octets
+        except queue.Empty:
+            pass
+        return batch
+
+    def _deliver(self, loop: AbstractEventLoop, batch: list[Operation]) -> None:
+        try:
+            loop.call_soon_threadsafe(self._answer, batch)
+        except RuntimeError:
+            return  # the loop is closed: nobody is waiting any more
+
+    def _store(self, batch: list[Operation]) -> None:
+        """Store a batch in one transaction, or what can be stored of it one by one."""
+        try:
+            self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - the border of the thread: every error goes to who waits
+            alone = _at_fault_itself(error)
+            if len(batch) > 1 and (alone or _code(error) == sqlite3.SQLITE_FULL):
+                # On a full disk what frees room goes first: a finished message gives up its body.
+                for operation in sorted(batch, key=lambda operation: isinstance(operation, Insert)):
+                    self._store([operation])
+            else:
+                fault = self._translate(error)
+                for operation in batch:
+                    operation.error = fault
+            if not alone:
+                self._disconnect()
+
+    def _translate(self, error: Exception) -> BaseException:
+        if isinstance(error, sqlite3.Error):
+            code = _code(error)
+            if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
+                return QueueFull(f"no room for {self._file}: {error}")
+            return QueueError(f"{self._file}: {error}")
+        if isinstance(error, OSError):
+            return queue_error(error)
+        return error
+
+    def _no_room(self) -> bool:
+        try:
+            return free_disk(self._file.parent) < CHECKPOINT
+        except OSError:
+            return False
+
+    def _transact(self, batch: list[Operation]) -> None:
+        if self._connection is None:
+            self._connection = schema.connect(self._file, write=True)
+        connection = self._connection
+        works = [operation for operation in batch if isinstance(operation, Work)]
+        if len(works) == len(batch) and all(self._peeked(connection, work) for work in works):
+            return
+        self._turn.acquire()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._apply(connection, batch)
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            self._commit(connection)
+        finally:
+            self._turn.release()
+        self._written += sum(operation.octets for operation in batch) + 4096 * 8
+        self._tidied = False
+
+    @staticmethod
+    def _peeked(connection: sqlite3.Connection, work: Work) -> bool:
+        if work.peek is None:
+            return False
+        work.result = work.peek(connection)
+        return work.result is not None
+
+    def _apply(self, connection: sqlite3.Connection, batch: list[Operation]) -> None:
+        messages: list[Row] = []
+        bodies: list[Row] = []
+        settled: list[Row] = []
+        for operation in batch:
+            if isinstance(operation, Insert):
+                messages.append(operation.row)
+                bodies.append(operation.body)
+            elif isinstance(operation, Settle):
+                settled.append(operation.row)
+                for row, body in operation.reports:
+                    messages.append(row)
+                    bodies.append(body)
+        if messages:
+            for insert, values in _statements(_INSERT_MESSAGE, messages):
+                connection.execute(insert, values)
+            for insert, values in _statements(_INSERT_BODY, bodies):
+                connection.execute(insert, values)
+        if settled:
+            changed = sum(
+                connection.execute(update, values).rowcount for update, values in _statements(_SETTLE, settled)
+            )
+            if changed != len(settled):
+                raise LeaseLost(LEASE_LOST)
+            if gone := [(row[4],) for row in settled if row[0] == rows.FINISHED]:
+                for delete, values in _statements(_DELETE_BODY, gone):
+                    connection.execute(delete, values)
+        for operation in batch:
+            if isinstance(operation, Work):
+                operation.result = operation.run(connection)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            extended = getattr(error, "sqlite_errorcode", 0)
+            if extended == sqlite3.SQLITE_IOERR_WRITE or _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+                raise  # the mark that commits is the last that is written: it is not in the log
+            raise CommitUnknown(f"{self._file}: {error}") from error
+
+    @staticmethod
+    def _roll_back(connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            return  # it goes with the connection, which is given up after such an error
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except sqlite3.Error:
+                return  # nothing more can be done with it
+
+    def _checkpoint(self) -> None:
+        """Move the log into the database. With the turn in hand nobody adds to the log meanwhile, so the next
+        transaction of anybody can start it again from its beginning."""
+        self._written = 0
+        if self._connection is None:
+            return
+        try:
+            large = self._log.stat().st_size >= LOG_LIMIT
+            self._turn.acquire()
+            try:
+                # TRUNCATE waits, within the busy time-out, for readers of the log to finish; PASSIVE for nobody.
+                self._connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if large else 'PASSIVE'})").fetchone()
+            finally:
+                self._turn.release()
+        except (sqlite3.Error, OSError):
+            return  # the messages are safe in the log; what ails the disk is told by the next transaction
+
+    def _tidy(self) -> None:
+        """Nothing to do for a while: empty the log, and give back room that is no longer needed."""
+        self._tidied = True
+        self._checkpoint()
+        if self._connection is None:
+            return
+        try:
+            page = self._connection.execute("PRAGMA page_size").fetchone()[0]
+            free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+            if free * page < SHRINK:
+                return
+            self._turn.acquire()
+            try:
+                # In steps, so that work that comes in waits for one of them at most.
+                self._connection.execute(f"PRAGMA incremental_vacuum({SHRINK // 4 // page})").fetchall()
+            finally:
+                self._turn.release()
+        except (sqlite3.Error, OSError):
+            return
+        self._tidied = False
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary error code; 0 for any other error."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def _at_fault_itself(error: Exception) -> bool:
+    """Whether one operation is to blame rather than disk or database."""
+    if isinstance(error, sqlite3.Error):
+        return _code(error) not in _ENVIRONMENT
+    return not isinstance(error, (OSError, CommitUnknown))
+
+
+class _Statement:
+    """A statement that takes many rows: `head`, `row` once for each of them, `tail`."""
+
+    def __init__(self, head: str, row: str, tail: str = "") -> None:
+        self.text = {}
+        count = 1
+        while count <= ROWS:
+            self.text[count] = f"{head.strip()} {', '.join([row] * count)}{tail}"
+            count *= 2
+
+
+_INSERT_MESSAGE = _Statement(
+    f"INSERT INTO message ({rows.INSERT_COLUMNS[0]}) VALUES ",  # noqa: S608 - our own words
+    f"({', '.join('?' * rows.INSERT_COLUMNS[1])})",
+)
+_INSERT_BODY = _Statement("INSERT INTO body (id, file, octets) VALUES ", "(?, ?, ?)")
+_DELETE_BODY = _Statement("DELETE FROM body WHERE id IN (", "?", ")")
+# The statement begins with UPDATE so that the driver counts what it changes.
+_SETTLE = _Statement(
+    f"""
+    UPDATE message SET
+        state = settled.column1,
+        worker = 0,
+        due = settled.column2,
+        delay_reported = max(message.delay_reported, settled.column3),
+        story = message.story || settled.column4,
+        prefix = CASE settled.column1 WHEN {rows.FINISHED} THEN x'' ELSE message.prefix END
+    FROM (VALUES """,  # noqa: S608 - our own words
+    "(?, ?, ?, ?, ?, ?, ?)",
+    f""") AS settled
+    WHERE message.id = settled.column5 AND message.worker = settled.column6
+        AND message.attempts = settled.column7 AND +message.state = {rows.QUEUED}""",
+)
+
+
+def _statements(statement: _Statement, values: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
+    """What to execute so that every row is in: as many rows at a time as there is a statement for."""
+    start, left, count = 0, len(values), ROWS
+    while left:
+        while count > left:
+            count //= 2
+        yield statement.text[count], [value for row in values[start : start + count] for value in row]
+        start += count
+        left -= count
