@@ -1,7 +1,8 @@
 """Files in the mailroot folders that other programs look into: each appears whole, and safe on disk, or not at all.
 
 A file is written in the subfolder `.partial` of its folder, synced, and renamed into place, so a program that
-takes whatever it finds in Drop or Badmail never sees half of one. Everything here blocks: call it in a thread.
+takes whatever it finds in Drop or Badmail never sees half of one. The subfolder is there while it is needed.
+Everything here blocks: call it in a thread.
 """
 
 import errno
@@ -30,11 +31,24 @@ class WholeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        partial = path.parent / PARTIAL
-        partial.mkdir(parents=True, exist_ok=True)
-        self._temporary = partial / f"{secrets.token_hex(8)}.tmp"
+        self._temporary = path.parent / PARTIAL / f"{secrets.token_hex(8)}.tmp"
         self._lock = threading.Lock()
-        self._file: BinaryIO | None = self._temporary.open("xb", buffering=0)
+        self._file: BinaryIO | None = self._create()
+
+    def _create(self) -> BinaryIO:
+        partial = self._temporary.parent
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(100):
+            with suppress(FileExistsError):
+                partial.mkdir()
+            # Who finished the last file in there may just have removed the subfolder.
+            with suppress(FileNotFoundError):
+                return self._temporary.open("xb", buffering=0)
+        raise FileNotFoundError(errno.ENOENT, "The subfolder for unfinished files vanishes", str(partial))
+
+    def _tidy(self) -> None:
+        with suppress(OSError):
+            self._temporary.parent.rmdir()
 
     def write(self, octets: bytes) -> None:
         """Append octets; after `abandon` they go nowhere."""
@@ -57,6 +71,8 @@ class WholeFile:
             except OSError:
                 self._temporary.unlink(missing_ok=True)
                 raise
+            finally:
+                self._tidy()
 
     def abandon(self) -> None:
         """Forget it; safe to call at any time, also after `finish` (then it does nothing)."""
@@ -66,6 +82,7 @@ class WholeFile:
                 self._file = None
                 with suppress(OSError):
                     self._temporary.unlink(missing_ok=True)
+                self._tidy()
 
 
 def write_whole(path: Path, pieces: Iterable[bytes]) -> None:

@@ -98,7 +98,11 @@ class Scene:
         return sorted(path.name for path in self.folder.iterdir() if path.is_file())
 
     def taken(self) -> list[str]:
-        return sorted(path.name for path in (self.folder / TAKEN).iterdir() if path.name != ".lock")
+        """Names of the files in hand; the subfolder is there only while there are some."""
+        taken = self.folder / TAKEN
+        names = sorted(path.name for path in taken.iterdir()) if taken.exists() else []
+        assert bool(names) is taken.exists()
+        return names
 
     async def records(self) -> list[Record]:
         return list(reversed(await self.queue.find(Search(), 100_000)))
@@ -825,7 +829,7 @@ async def test_a_folder_that_goes_away_is_said_once_and_served_when_it_is_back(t
 async def test_two_processes_do_not_serve_one_folder(tmp_path: Path) -> None:
     taken = tmp_path / "Pickup" / TAKEN
     taken.mkdir(parents=True)
-    other = system.FileLock(taken / ".lock")
+    other = system.FileLock(tmp_path / ".Pickup.lock")
     assert other.try_acquire()
     (taken / "in its hands.eml").write_bytes(LETTER)
     async with serving(tmp_path) as scene:

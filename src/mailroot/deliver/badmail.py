@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mailroot import folders
-from mailroot.deliver.drop import envelope_lines
+from mailroot.deliver.drop import envelope_lines, file_base
 from mailroot.queue.base import Content, Record, format_id
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Badmail:
     async def write(self, record: Record, content: Content, reason: str, failed: Sequence[int]) -> str:
         """Write the set of a message whose recipients `failed` will not get it; `reason` is one sentence. Returns
         the base name. Safe on disk on return; raises OSError, and QueueError when the content cannot be read."""
-        base = f"{format_id(record.id)}{f'-{failed[0] + 1}' if failed and failed[0] else ''}"
+        base = file_base(record.id, failed)
         properties = _properties(record, reason, failed)
         await self._thread(folders.write_reason, self._folder, base, _reason(record, reason, failed), properties)
         file = await self._thread(folders.WholeFile, self._folder / f"{base}.BAD")

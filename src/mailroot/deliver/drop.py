@@ -29,7 +29,7 @@ from mailroot.clock import Clock
 from mailroot.mail.header import scan
 from mailroot.mail.outcome import Deferred, Delivered, Outcome
 from mailroot.mail.reply import Reply
-from mailroot.queue.base import Content, Record, format_id
+from mailroot.queue.base import Content, MessageId, Record, format_id
 from mailroot.units import Doc, Size
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Drop:
         return [(index, outcome) for index in indices]
 
     async def _deliver(self, record: Record, indices: Sequence[int], content: Content) -> Outcome:
-        name = f"{format_id(record.id)}{f'-{indices[0] + 1}' if indices[0] else ''}.eml"
+        name = f"{file_base(record.id, indices)}.eml"
         envelope, after = envelope_lines(record, indices), _last_fields(record)
         size = content.size + len(envelope) + len(after)
         try:
@@ -141,6 +141,12 @@ class Drop:
 
     async def _thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+def file_base(id: MessageId, indices: Sequence[int]) -> str:
+    """The base name of the files of a message, as far as it is for these recipients: see above."""
+    first = min(indices, default=0)
+    return f"{format_id(id)}-{first + 1}" if first else format_id(id)
 
 
 def envelope_lines(record: Record, indices: Sequence[int]) -> bytes:

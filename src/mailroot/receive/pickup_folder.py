@@ -1,7 +1,8 @@
 """The Pickup folder as files: listing it, taking one out of it, giving it back, removing it, filing it as bad mail.
 
 A file is taken by moving it into the subfolder `.taken`, which proves that we can remove it: what could not be
-removed would be sent again and again. Everything here blocks: call it in a thread.
+removed would be sent again and again. The subfolder is there while it is needed. Everything here blocks: call it
+in a thread.
 """
 
 import os
@@ -19,7 +20,6 @@ TAKEN = ".taken"
 """Subfolder of Pickup for the files that are being queued."""
 
 _SENT = ".sent."
-_LOCK = ".lock"
 
 _SETTLED_UNKNOWN = 5.0
 
@@ -80,11 +80,9 @@ class PickupFolder:
         self._badmail = badmail
 
     def open(self) -> system.FileLock:
-        """Create what is missing; the lock is held by the one process that serves the folder."""
-        self._taken.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            system.make_private(self._taken)
-        return system.FileLock(self._taken / _LOCK)
+        """Create what is missing; the lock, a file beside the folder, is for the one process that serves it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return system.FileLock(self.path.parent / f".{self.path.name}.lock")
 
     def is_ours(self, lock: system.FileLock) -> bool:
         """Whether no other process serves the folder. Where the file system cannot lock, we take it to be so."""
@@ -95,11 +93,17 @@ class PickupFolder:
 
     def bring_back(self) -> None:
         """Give back what a crash left in `.taken`."""
-        for path in self._taken.iterdir():
-            if path.name.startswith(_SENT):
-                path.unlink()
-            elif path.name != _LOCK and not path.is_dir():
-                self._move_back(path)
+        with suppress(FileNotFoundError):
+            for path in self._taken.iterdir():
+                if path.name.startswith(_SENT):
+                    path.unlink()
+                elif not path.is_dir():
+                    self._move_back(path)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        with suppress(OSError):
+            self._taken.rmdir()
 
     def look(self) -> list[tuple[str, os.stat_result]]:
         """The files that might be mail: not those whose names say that they are not ready."""
@@ -133,7 +137,7 @@ class PickupFolder:
                 raise NotYet
             if os.path.lexists(target):
                 raise Stays(f"There is a file of its name in {TAKEN} that could not be removed.")
-            path.rename(target)
+            self._move_in(path, target)
         except FileNotFoundError:
             raise NotYet from None
         except OSError as error:
@@ -145,6 +149,18 @@ class PickupFolder:
         except BaseException:
             self._move_back(target)
             raise
+
+    def _move_in(self, path: Path, target: Path) -> None:
+        for _ in range(100):
+            with suppress(FileExistsError):
+                target.parent.mkdir(0o700)
+            try:
+                path.rename(target)
+                return
+            except FileNotFoundError:
+                # Who was done with the last file in there may just have removed the subfolder.
+                path.lstat()
+        raise NotYet
 
     def _open_taken(self, name: str, path: Path, look: Look) -> Taken:
         # Who has opened it by its old name did so before the move, so what is seen now is for certain.
@@ -179,6 +195,7 @@ class PickupFolder:
                 number += 1
                 target = self.path / f"{path.stem[:180]}-{number}{path.suffix[:20]}"
         path.replace(target)
+        self._tidy()
 
     def remove(self, taken: Taken) -> None:
         """Remove a file whose message is queued, or mark it so that it is not sent again."""
@@ -187,6 +204,7 @@ class PickupFolder:
             taken.path.unlink()
         except OSError:
             taken.path.rename(self._taken / f"{_SENT}{secrets.token_hex(8)}")
+        self._tidy()
 
     def file_as_bad(self, taken: Taken, reason: str) -> None:
         """Move a file into the Badmail folder as it is, the reason beside it. One call at a time: two files of one
@@ -197,11 +215,13 @@ class PickupFolder:
         text = f"A file in the Pickup folder is no message that could be sent.\n\n{reason}\n\nFile: {taken.name}"
         folders.write_reason(self._badmail, base, text, properties)
         folders.move_whole(taken.path, self._badmail / f"{base}.BAD")
+        self._tidy()
 
     def sync(self) -> None:
         """Make removals durable."""
+        with suppress(FileNotFoundError):
+            system.sync_folder(self._taken)
         system.sync_folder(self.path)
-        system.sync_folder(self._taken)
 
 
 def _is_hidden(seen: os.stat_result) -> bool:
