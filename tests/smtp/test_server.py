@@ -304,7 +304,8 @@ def test_rset_between_chunks_forgets_them() -> None:
 def test_binary_only_by_bdat() -> None:
     events = play(
         started(),
-        b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\nRCPT TO:<b@example.com>\r\nDATA\r\nBDAT 4 LAST\r\n\n\r\x00\n",
+        b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
+        b"BDAT 4 LAST\r\n\n\r\x00\n",
     )
     assert isinstance(mistake := events[2], Mistake)
     assert mistake.reply.code == 503

@@ -15,7 +15,7 @@ def address_literal(address: IPAddress) -> str:
 
 
 def received_from(visit: Visit, *, mark: bool, fqdn: str) -> str:
-    """ "from HELO (name [address]) by FQDN". `mark`: add the word `unverified` if the client's name is not its HELO.
+    """ "from HELO (name [address]) by FQDN". `mark`: add `unverified` where the client's name is not its HELO.
 
     What a client calls itself is its own invention: all but letters, digits and a few signs become "?", so that
     it can neither end the field nor pose as a comment.
