@@ -243,6 +243,16 @@ def test_all_refused_but_data_accepted_ends_with_a_lone_dot() -> None:
     assert protocol.is_usable
 
 
+def test_a_server_that_forgets_its_refusal_gets_no_content() -> None:
+    no = Reply(451, "", "no")
+    protocol = greeted("PIPELINING")
+    protocol.begin(Envelope(SENDER, (A,)), 6, b"secret")
+    protocol.outgoing()
+    assert hear(protocol, "451 no\r\n250 ok\r\n354 go\r\n") is None
+    assert protocol.outgoing() == b".\r\n"
+    assert hear(protocol, "250 thanks\r\n") == Finished((no,))
+
+
 def test_all_refused_in_lockstep_is_tidied_up_with_the_next_message() -> None:
     protocol = greeted()
     protocol.begin(Envelope(SENDER, (A,)), 3, b"x\r\n")
@@ -525,7 +535,8 @@ def test_no_reader_sees_the_end_too_early(pieces: list[bytes]) -> None:
 
 _FRAGMENTS = st.sampled_from(
     [b"220 hi\r\n", b"250 ok\r\n", b"250-x\r\n", b"354 go\r\n", b"334 \r\n", b"235 in\r\n", b"421 bye\r\n",
-     b"550 no\r\n", b"250-hop\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS\r\n", b"221 bye\r\n"]
+     b"550 no\r\n",
+     b"250-hop\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS\r\n", b"221 bye\r\n"]
 )  # fmt: skip
 
 

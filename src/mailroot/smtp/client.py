@@ -485,7 +485,7 @@ class ClientProtocol:
             refused = transaction.mail.code >= 300
             self._untidy = not refused
             return self._finish(transaction, transaction.mail if refused else reply)
-        if not transaction.has_recipient:
+        if transaction.mail.code >= 300 or not transaction.has_recipient:
             # RFC 2920 §3.1: DATA was accepted although nobody is left to get the message: end it at once.
             self._say(_To.NOBODY, b".\r\n")
             return None
