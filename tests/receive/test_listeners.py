@@ -285,7 +285,7 @@ async def test_every_address_is_opened_or_none() -> None:
 
 async def test_it_says_where_it_listens() -> None:
     door = Door()
-    listeners = door.listeners("127.0.0.1:0", "127.0.0.1:0")
+    listeners = door.listeners("127.0.0.1:0", "127.0.0.2:0", "127.0.0.1:0")
     await listeners.open()
     assert [event.address for event in door.published(ListenerOpened)] == list(listeners.addresses)
     assert len(set(listeners.addresses)) == 2

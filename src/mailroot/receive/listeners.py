@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mailroot.events import ListenerOpened, SessionRefused
-from mailroot.net.listener import CannotListen, bind, format_endpoint, parse_listen, serve
+from mailroot.net.listener import CannotListen, Endpoint, bind, format_endpoint, parse_listen, serve
 from mailroot.net.stream import Stream
 from mailroot.receive.session import SHUTTING_DOWN, TOO_MANY_CONNECTIONS, Session, Terms
 from mailroot.receive.sessions import Sessions
@@ -59,6 +59,33 @@ class GeneralSettings:
     ] = True
 
 
+class Arrangement:
+    """Listening sockets that are bound but not served yet: to be applied, or let go."""
+
+    def __init__(
+        self,
+        listeners: "Listeners",
+        most: int,
+        endpoints: tuple[Endpoint, ...],
+        bound: dict[Endpoint, socket.socket],
+    ) -> None:
+        self._listeners = listeners
+        self._most = most
+        self._endpoints = endpoints
+        self._bound = bound
+
+    async def apply(self) -> None:
+        """Serve the new addresses and close those no longer wanted; sessions that came through these go on."""
+        bound, self._bound = self._bound, {}
+        await self._listeners._arrange(self._most, self._endpoints, bound)
+
+    def discard(self) -> None:
+        """Close the new sockets; everything stays as it is."""
+        for listening in self._bound.values():
+            listening.close()
+        self._bound = {}
+
+
 class Listeners:
     """A virtual server's listeners and the sessions that came through them.
 
@@ -66,37 +93,48 @@ class Listeners:
     """
 
     def __init__(self, settings: GeneralSettings, terms: Terms, sessions: Sessions) -> None:
-        """Raises ValueError for an entry of `listen` that cannot be read."""
         self.terms = terms
+        self._settings = settings
         self._sessions = sessions
-        self._endpoints = tuple(endpoint for text in settings.listen for endpoint in parse_listen(text))
-        self._most = settings.max_connections
-        self._servers: list[asyncio.Server] = []
-        self._addresses: list[str] = []
+        self._most = 0
+        self._servers: dict[Endpoint, tuple[asyncio.Server, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where connections are accepted, with the ports really bound: "127.0.0.1:2525", "[::1]:2525"."""
-        return tuple(self._addresses)
+        return tuple(address for _, address in self._servers.values())
 
     async def open(self) -> None:
-        """Listen at every address, or at none: raises CannotListen, which names the one that could not be."""
-        sockets: list[socket.socket] = []
+        """Listen at every address, or at none: raises CannotListen, which names the one that could not be, and
+        ValueError for an entry of `listen` that cannot be read."""
+        await self.arrange(self._settings).apply()
+
+    def arrange(self, settings: GeneralSettings) -> Arrangement:
+        """Bind what these settings want and is not open yet, all of it or nothing. Raises as `open`."""
+        endpoints = tuple(dict.fromkeys(endpoint for text in settings.listen for endpoint in parse_listen(text)))
+        bound: dict[Endpoint, socket.socket] = {}
         try:
-            for endpoint in self._endpoints:
-                listening = bind(endpoint)
-                if listening is not None:
-                    sockets.append(listening)
+            for endpoint in endpoints:
+                if endpoint not in self._servers and (listening := bind(endpoint)) is not None:
+                    bound[endpoint] = listening
         except CannotListen:
-            for listening in sockets:
+            for listening in bound.values():
                 listening.close()
             raise
-        for listening in sockets:
+        return Arrangement(self, settings.max_connections, endpoints, bound)
+
+    async def _arrange(
+        self, most: int, endpoints: tuple[Endpoint, ...], bound: dict[Endpoint, socket.socket]
+    ) -> None:
+        self._most = most
+        for endpoint in [open_one for open_one in self._servers if open_one not in endpoints]:
+            # Not waited for: its sessions go on, and only then is a server wholly closed.
+            self._servers.pop(endpoint)[0].close()
+        for endpoint, listening in bound.items():
             address = format_endpoint(*listening.getsockname()[:2])
-            self._servers.append(await serve(listening, partial(self._connected, address)))
-            self._addresses.append(address)
+            self._servers[endpoint] = (await serve(listening, partial(self._connected, address)), address)
             self.terms.bus.publish(ListenerOpened(self.terms.server, address))
 
     def pause(self) -> None:
@@ -109,8 +147,8 @@ class Listeners:
     async def close(self, grace: float) -> None:
         """Stop listening and end the sessions: idle ones at once, one that is handing in a message after it, all of
         them after `grace` seconds."""
-        servers, self._servers = self._servers, []
-        self._addresses.clear()
+        servers = [server for server, _ in self._servers.values()]
+        self._servers.clear()
         for server in servers:
             server.close()
         self._sessions.end_all("server stopped", finish_message=True)

@@ -1,0 +1,447 @@
+"""One virtual server: its parts put together from its settings, started, paused, stopped and changed.
+
+The only place that chooses a queue engine. Building the parts (`Plan`) needs no disk and no socket, so a changed
+configuration is known to be whole before anything of it is applied: `prepare` builds and binds all that is new,
+`Change.apply` cannot fail.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from mailroot.clock import Clock
+from mailroot.config.model import VirtualServerSettings
+from mailroot.deliver.agent import Agent
+from mailroot.deliver.attempt import Courier
+from mailroot.deliver.badmail import Badmail
+from mailroot.deliver.bounce import Bounce
+from mailroot.deliver.drop import Drop
+from mailroot.deliver.hosts import Hosts, Itself
+from mailroot.deliver.pool import Pool
+from mailroot.deliver.route import Router
+from mailroot.deliver.schedule import Schedule
+from mailroot.events import (
+    Bus,
+    ConfigurationWarning,
+    InternalError,
+    ListenerFailed,
+    QueueRecovered,
+    QueueTrouble,
+    ServerChanged,
+)
+from mailroot.net.dns import Resolver
+from mailroot.net.listener import CannotListen, parse_listen
+from mailroot.net.tls import CertificateError, server_context
+from mailroot.operations import Conflict, Folders, OperationError, ServerState
+from mailroot.policy.access import Access
+from mailroot.policy.domains import LocalDomains
+from mailroot.queue.base import Queue, QueueError
+from mailroot.queue.sqlite import open_queue
+from mailroot.receive.intake import Intake
+from mailroot.receive.listeners import Arrangement, Listeners
+from mailroot.receive.pickup import Pickup
+from mailroot.receive.session import Terms
+from mailroot.receive.sessions import Sessions
+from mailroot.system import make_private
+
+_SESSION_GRACE = 10.0
+_DELIVERY_GRACE = 10.0
+_TIDY_EVERY = 600.0
+_TIDY_AT_ONCE = 1000
+_PAUSE_AFTER_FAULT = 5.0
+_DROP_QUOTA_MESSAGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The parts that need neither disk nor socket. Raises ValueError or CertificateError when they do not fit."""
+
+    settings: VirtualServerSettings
+    fqdn: str
+    folders: Folders
+    local: LocalDomains
+    access: Access
+    resolver: Resolver
+    router: Router
+    hosts: Hosts
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, settings: VirtualServerSettings, computer: str) -> "Plan":
+        """`computer` is this computer's own name, for whom none is configured."""
+        fqdn = settings.general.fqdn or computer
+        delivery, domains = settings.delivery, settings.domains
+        local = LocalDomains(domains.default or fqdn, domains.aliases)
+        open_domains = tuple(remote.name for remote in domains.remote if remote.allow_relay)
+        router = Router(
+            delivery.advanced,
+            domains.remote,
+            local,
+            delivery.outbound_security,
+            delivery.outbound_connections.port,
+        )
+        resolver = Resolver(delivery.advanced.dns_servers)
+        endpoints = [endpoint for text in settings.general.listen for endpoint in parse_listen(text)]
+        itself = Itself(
+            {fqdn, delivery.advanced.fqdn or fqdn}, [(endpoint.address, endpoint.port) for endpoint in endpoints]
+        )
+        root = settings.general.mailroot.absolute()
+        return cls(
+            settings,
+            fqdn,
+            Folders(
+                root,
+                root / "Pickup",
+                root / "Queue",
+                domains.drop.folder or root / "Drop",
+                settings.reports.badmail or root / "Badmail",
+            ),
+            local,
+            Access(settings.access, local, open_domains),
+            resolver,
+            router,
+            Hosts(resolver, itself, source=delivery.outbound_connections.source_address),
+            Schedule(delivery.retries),
+        )
+
+
+class Change:
+    """A changed configuration of one virtual server, ready to be applied or let go."""
+
+    def __init__(self, server: "VirtualServer", plan: Plan, arrangement: Arrangement | None) -> None:
+        self._server = server
+        self._plan = plan
+        self._arrangement = arrangement
+
+    async def apply(self) -> None:
+        """Go by the new settings from now on; sessions that are open keep the old ones."""
+        await self._server._apply(self._plan, self._arrangement)
+
+    def discard(self) -> None:
+        """Leave everything as it is."""
+        if self._arrangement is not None:
+            self._arrangement.discard()
+
+
+class VirtualServer:
+    """See `operations.VirtualServer` for what its states mean."""
+
+    def __init__(self, settings: VirtualServerSettings, bus: Bus, clock: Clock, *, computer: str) -> None:
+        """Raises ValueError for settings that do not fit together."""
+        self._plan = Plan.of(settings, computer)
+        self._bus = bus
+        self._clock = clock
+        self._computer = computer
+        self._state = ServerState.STOPPED
+        self._trouble = ""
+        self._queue: Queue | None = None
+        self._sessions = Sessions()
+        self._listeners: Listeners | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+
+    # How it stands
+
+    @property
+    def name(self) -> str:
+        return self._plan.settings.name
+
+    @property
+    def state(self) -> ServerState:
+        return self._state
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
+
+    @property
+    def fqdn(self) -> str:
+        return self._plan.fqdn
+
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        return self._listeners.addresses if self._listeners is not None else ()
+
+    @property
+    def folders(self) -> Folders:
+        return self._plan.folders
+
+    @property
+    def queue(self) -> Queue | None:
+        return self._queue
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._sessions
+
+    @property
+    def access(self) -> Access:
+        return self._plan.access
+
+    @property
+    def local(self) -> LocalDomains:
+        return self._plan.local
+
+    @property
+    def router(self) -> Router:
+        return self._plan.router
+
+    @property
+    def resolver(self) -> Resolver:
+        return self._plan.resolver
+
+    @property
+    def hosts(self) -> Hosts:
+        return self._plan.hosts
+
+    @property
+    def max_message_size(self) -> int:
+        return self._plan.settings.messages.max_message_size
+
+    @property
+    def expiration(self) -> float:
+        return self._plan.settings.delivery.retries.expiration
+
+    # What can be done with it
+
+    async def start(self) -> None:
+        """Open the queue, listen, watch Pickup, deliver. Raises OperationError, and then nothing of it is done."""
+        async with self._turn:
+            if self._state in (ServerState.STARTED, ServerState.PAUSED):
+                return
+            self._become(ServerState.STARTING)
+            try:
+                await self._open(self._plan)
+            except (OSError, QueueError, CertificateError) as error:
+                self._trouble = str(error)
+                if isinstance(error, CannotListen):
+                    self._bus.publish(ListenerFailed(self.name, error.address, str(error)))
+                self._become(ServerState.STOPPED, str(error))
+                raise OperationError(f"virtual server {self.name!r} cannot start: {error}") from error
+            self._trouble = ""
+            self._become(ServerState.STARTED)
+
+    async def stop(self) -> None:
+        """Sessions finish the message they hand in, deliveries their attempt, for a short grace; the queue stays
+        open for operators."""
+        async with self._turn:
+            if self._state is ServerState.STOPPED:
+                return
+            self._become(ServerState.STOPPING)
+            listeners, self._listeners = self._listeners, None
+            if listeners is not None:
+                await listeners.close(_SESSION_GRACE)
+            await self._end(self._tasks)
+            self._tasks = []
+            if self._retiring:
+                await asyncio.wait(self._retiring)
+            await self._plan.resolver.close()
+            self._become(ServerState.STOPPED)
+
+    async def close(self) -> None:
+        """Stop, and close the queue."""
+        await self.stop()
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            await queue.close()
+
+    async def pause(self) -> None:
+        async with self._turn:
+            if self._state is ServerState.PAUSED:
+                return
+            if self._state is not ServerState.STARTED or self._listeners is None:
+                raise Conflict(
+                    f"virtual server {self.name!r} is {self._state.value}; only a started one can be paused"
+                )
+            self._listeners.pause()
+            self._become(ServerState.PAUSED)
+
+    async def resume(self) -> None:
+        async with self._turn:
+            if self._state is ServerState.STARTED:
+                return
+            if self._state is not ServerState.PAUSED or self._listeners is None:
+                raise Conflict(
+                    f"virtual server {self.name!r} is {self._state.value}; only a paused one can be continued"
+                )
+            self._listeners.resume()
+            self._become(ServerState.STARTED)
+
+    async def prepare(self, settings: VirtualServerSettings) -> Change:
+        """Make ready to go by other settings: all that may fail is tried here. Raises OperationError, and then the
+        old ones are in force, untouched."""
+        async with self._turn:
+            try:
+                plan = Plan.of(settings, self._computer)
+                _context(plan)
+                if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
+                    raise Conflict(
+                        f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
+                        "stop the service and start it again"
+                    )
+                if self._listeners is None:
+                    return Change(self, plan, None)
+                _make_folders(plan.folders)
+                return Change(self, plan, self._listeners.arrange(settings.general))
+            except (OSError, ValueError, CertificateError) as error:
+                raise OperationError(f"virtual server {self.name!r}: {error}") from error
+
+    # How it is done
+
+    def _become(self, state: ServerState, why: str = "") -> None:
+        self._state = state
+        self._bus.publish(ServerChanged(self.name, state.value, why))
+
+    async def _open(self, plan: Plan) -> None:
+        await asyncio.to_thread(_make_folders, plan.folders)
+        if self._queue is None:
+            self._queue = await open_queue(plan.folders.queue, self._clock, self._on_queue_trouble)
+        self._advise(plan)
+        intake = self._intake(plan, self._queue)
+        listeners = Listeners(plan.settings.general, self._terms(plan, intake), self._sessions)
+        await listeners.open()
+        self._listeners = listeners
+        self._tasks = self._run(plan, self._queue, intake)
+
+    async def _apply(self, plan: Plan, arrangement: Arrangement | None) -> None:
+        async with self._turn:
+            old, self._plan = self._plan, plan
+            if self._listeners is None or self._queue is None or arrangement is None:
+                return
+            self._advise(plan)
+            intake = self._intake(plan, self._queue)
+            self._listeners.terms = self._terms(plan, intake)
+            await arrangement.apply()
+            tasks, self._tasks = self._tasks, self._run(plan, self._queue, intake)
+            # Attempts under way come to their end by the old settings, beside the new ones.
+            retiring = asyncio.create_task(self._retire(tasks, old))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+            self._bus.publish(ServerChanged(self.name, self._state.value, "configuration reloaded"))
+
+    async def _retire(self, tasks: list[asyncio.Task[None]], plan: Plan) -> None:
+        await self._end(tasks)
+        await plan.resolver.close()
+
+    @staticmethod
+    async def _end(tasks: list[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _on_queue_trouble(self, reason: str | None) -> None:
+        self._bus.publish(QueueRecovered(self.name) if reason is None else QueueTrouble(self.name, reason))
+
+    def _advise(self, plan: Plan) -> None:
+        if "." not in plan.fqdn:
+            self._bus.publish(
+                ConfigurationWarning(
+                    self.name,
+                    f"this computer calls itself {plan.fqdn!r}, which is no fully-qualified domain name; many "
+                    "servers refuse mail from such a name. Set general.fqdn",
+                )
+            )
+
+    def _intake(self, plan: Plan, queue: Queue) -> Intake:
+        return Intake(
+            queue, self._bus, self._clock, server=self.name, fqdn=plan.fqdn, messages=plan.settings.messages
+        )
+
+    def _terms(self, plan: Plan, intake: Intake) -> Terms:
+        settings = plan.settings
+        return Terms(
+            server=self.name,
+            fqdn=plan.fqdn,
+            default_domain=plan.local.default,
+            idle_timeout=settings.general.connection_timeout,
+            messages=settings.messages,
+            access=plan.access,
+            intake=intake,
+            bus=self._bus,
+            clock=self._clock,
+            tls=_context(plan),
+            lookup=plan.resolver.name,
+            reverse_dns=settings.access.reverse_dns,
+        )
+
+    def _run(self, plan: Plan, queue: Queue, intake: Intake) -> list[asyncio.Task[None]]:
+        """What goes on in the background from now on."""
+        settings, folders = plan.settings, plan.folders
+        quota = settings.domains.drop.quota
+        if quota is None:
+            quota = _DROP_QUOTA_MESSAGES * settings.messages.max_message_size
+
+        async def deliver() -> None:
+            # A pool serves one agent: it is closed with it.
+            connections = settings.delivery.outbound_connections
+            pool = Pool(connections, plan.hosts, name=settings.delivery.advanced.fqdn or plan.fqdn)
+            drop = Drop(folders.drop, quota, self._clock, fqdn=plan.fqdn)
+            agent = Agent(
+                queue,
+                self._bus,
+                self._clock,
+                server=self.name,
+                courier=Courier(plan.router, pool, drop, self._clock),
+                schedule=plan.schedule,
+                bounce=Bounce(settings.reports, self._clock, fqdn=plan.fqdn, default_domain=plan.local.default),
+                badmail=Badmail(folders.badmail),
+                grace=_DELIVERY_GRACE,
+            )
+            await agent.run()
+
+        async def tidy() -> None:
+            while True:
+                now = self._clock.now()
+                with contextlib.suppress(QueueError):  # the queue itself tells of trouble; there is a next time
+                    while await queue.forget(now - settings.history.keep, _TIDY_AT_ONCE) == _TIDY_AT_ONCE:
+                        await asyncio.sleep(0)
+                await self._clock.sleep_until(now + _TIDY_EVERY)
+
+        jobs: list[tuple[str, Callable[[], Awaitable[None]]]] = [("delivery", deliver), ("history", tidy)]
+        if settings.general.pickup:
+            pickup = Pickup(
+                folders.pickup,
+                folders.badmail,
+                intake,
+                self._bus,
+                self._clock,
+                plan.local,
+                server=self.name,
+                fqdn=plan.fqdn,
+                dot_stuffed=settings.general.pickup_dot_stuffed,
+                max_size=settings.messages.max_message_size,
+                max_recipients=settings.messages.max_recipients,
+            )
+            jobs.append(("Pickup", pickup.run))
+        return [asyncio.create_task(self._keep_running(where, job), name=where) for where, job in jobs]
+
+    async def _keep_running(self, where: str, job: Callable[[], Awaitable[None]]) -> None:
+        """A fault of ours in one job must not end it for good: it is told, and the job begins anew."""
+        while True:
+            try:
+                await job()
+            except Exception as error:  # noqa: BLE001 - the border of our own faults
+                self._bus.publish(InternalError(self.name, where, repr(error), traceback.format_exc()))
+            await self._clock.sleep_until(self._clock.now() + _PAUSE_AFTER_FAULT)
+
+
+def _context(plan: Plan) -> ssl.SSLContext | None:
+    tls = plan.settings.general.tls
+    return server_context(tls.certificate, tls.key) if tls is not None else None
+
+
+def _make_folders(folders: Folders) -> None:
+    """Pickup, Drop and Badmail are for other programs too, with the rights of the folder around them; the queue is
+    for this service alone. Raises OSError."""
+    for folder in (folders.mailroot, folders.pickup, folders.drop, folders.badmail, folders.queue):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cannot make the folder {folder}: {(error.strerror or str(error)).lower()}"
+            ) from None
+    make_private(folders.queue)
