@@ -20,11 +20,8 @@ QUEUED, HELD, FINISHED = 0, 1, 2
 STATES = (State.QUEUED, State.HELD, State.FINISHED)
 STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 
-INSERT_COLUMNS = (
-    "id, state, worker, due, attempts, arrived, size, envelope, origin, message_id, subject, prefix",
-    12,
-)
-"""The columns that a new message fills, and how many they are; the others have defaults."""
+NOTHING = (None,) * 17
+"""A row of the view `batch` that does nothing: its length is that of all of them."""
 
 RECORD_COLUMNS = (
     "message.id, message.state, message.worker, message.due, message.attempts, message.delay_reported,"
@@ -46,24 +43,52 @@ _NAMES = {kind: name for name, kind in _OUTCOMES.items()}
 
 
 def insertion(
-    id: MessageId, message: Message, size: int, *, state: int, worker: int, due: float, attempts: int
+    id: MessageId,
+    message: Message,
+    octets: int,
+    *,
+    state: int,
+    worker: int,
+    due: float,
+    attempts: int,
+    file: str | None,
+    body: bytes | None,
 ) -> tuple[Any, ...]:
-    """The row of a new message, in the order of `INSERT_COLUMNS`."""
+    """The row of a new message for the view `batch`; its `octets` (how many) are in `file` or `body`."""
     origin = message.origin
     return (
+        "new",
         id,
         state,
         worker,
         due,
         attempts,
+        None,
+        None,
         origin.arrived,
-        size,
+        len(message.prefix) + octets,
         _text(_encode(_envelope(message.envelope))),
         _text(_encode([origin.door.value, origin.client, origin.helo, origin.user])),
         _text(message.message_id),
         _text(message.subject),
         message.prefix,
+        file,
+        body,
     )
+
+
+def settlement(
+    id: MessageId,
+    outcomes: Iterable[tuple[int, Outcome]],
+    *,
+    state: int,
+    worker: int,
+    due: float,
+    attempts: int,
+    delay_reported: bool,
+) -> tuple[Any, ...]:
+    """The row of a settlement for the view `batch`; `worker` and `attempts` are those of the claim."""
+    return "settled", id, state, worker, due, attempts, int(delay_reported), _story_lines(outcomes), *NOTHING[8:]
 
 
 def record(row: Sequence[Any], unclaimed: Container[MessageId] = ()) -> Record:
@@ -97,8 +122,13 @@ def record(row: Sequence[Any], unclaimed: Container[MessageId] = ()) -> Record:
     )
 
 
-def story_lines(outcomes: Iterable[tuple[int, Outcome]]) -> str:
-    """What a settlement adds to the story: one line per different outcome."""
+def story(text: str) -> list[Attempt]:
+    """The attempts that `message.story` tells of, oldest first."""
+    return [_attempt(line) for line in text.split("\n") if line]
+
+
+def _story_lines(outcomes: Iterable[tuple[int, Outcome]]) -> str:
+    """One line per different outcome."""
     return "".join(
         _encode_story(
             [
@@ -115,11 +145,6 @@ def story_lines(outcomes: Iterable[tuple[int, Outcome]]) -> str:
         + "\n"
         for attempt in attempts(outcomes)
     )
-
-
-def story(text: str) -> list[Attempt]:
-    """The attempts that `message.story` tells of, oldest first."""
-    return [_attempt(line) for line in text.split("\n") if line]
 
 
 def _text(text: str) -> str:

@@ -194,27 +194,28 @@ class SqliteQueue:
         row = rows.insertion(
             id,
             message,
-            size,
+            octets,
             state=rows.HELD if message.hold else rows.QUEUED,
             worker=0 if claim is None else self._me,
             due=now,
             attempts=0 if claim is None else 1,
+            file=file,
+            body=body,
         )
-        future = asyncio.get_running_loop().create_future()
-        await self._submit(Insert(future, row, (id, file, body), held, claim, self._inserted))
 
-    def _inserted(self, operation: Insert) -> None:
-        message, file, body = operation.body
-        if operation.claim is not None:
-            if operation.error is None:
-                self._fresh.add(operation.claim)
+        def done(operation: Insert) -> None:
+            if claim is None:
+                if operation.error is None:
+                    self._stored(now)
+            elif operation.error is None:
+                self._fresh.add(claim)
                 self.wake.set()
             else:
-                self._fresh.unreserve(len(body or b""))
-        elif operation.error is None:
-            self._stored(operation.row[3])
-        if file is not None:
-            self._decided(message, operation.error)
+                self._fresh.unreserve(held)
+            if file is not None:
+                self._decided(id, operation.error)
+
+        await self._submit(Insert(asyncio.get_running_loop().create_future(), row, held, done))
 
     def _decided(self, id: MessageId, error: BaseException | None) -> None:
         """The row of a file was stored, or not. If that cannot be told, the file stays: a later start knows."""
@@ -287,61 +288,67 @@ class SqliteQueue:
         for index, outcome in settlement.outcomes:
             fates[index] = fate_of(outcome)
         finished = Fate.PENDING not in fates
-        reports: list[tuple[Row, Row]] = []
-        for report in settlement.reports:
-            try:
-                reports.append(await self._report(report))
-            except BaseException:
-                for _, body in reports:
-                    self._bodies.discard(body[0])
-                raise
+        now = self._clock.now()
+        reports: list[tuple[Row, MessageId | None]] = []
+        row = rows.settlement(
+            record.id,
+            settlement.outcomes,
+            state=rows.FINISHED if finished else rows.QUEUED,
+            worker=self._me,
+            due=now if finished else settlement.due,
+            attempts=record.attempts,
+            delay_reported=settlement.delay_reported,
+        )
 
         def done(operation: Settle) -> None:
-            for row, (message, file, _) in reports:
-                if file is not None:
-                    self._decided(message, operation.error)
-                if operation.error is None:
-                    self._stored(row[3])
+            for _, in_file in reports:
+                if in_file is not None:
+                    self._decided(in_file, operation.error)
             if operation.error is not None:
                 return
+            if reports:
+                self._stored(now)
             if not finished:
                 self._stored(settlement.due)
             elif isinstance(claim.content, StoredContent) and claim.content.file is not None:
                 self._bodies.remove([claim.content.file])
 
-        row = (
-            rows.FINISHED if finished else rows.QUEUED,
-            self._clock.now() if finished else settlement.due,
-            int(settlement.delay_reported),
-            rows.story_lines(settlement.outcomes),
-            record.id,
-            self._me,
-            record.attempts,
-        )
-        octets = sum(len(body[2] or b"") for _, body in reports)
-        await self._submit(Settle(asyncio.get_running_loop().create_future(), row, reports, octets, done))
-
-    async def _report(self, report: Report) -> tuple[Row, Row]:
-        """The rows of a report; the octets of a large one are in its file then."""
-        message, fresh = report.message, self._ids.new()
-        row = rows.insertion(
-            fresh,
-            message,
-            len(message.prefix) + len(report.octets),
-            state=rows.HELD if message.hold else rows.QUEUED,
-            worker=0,
-            due=self._clock.now(),
-            attempts=0,
-        )
-        if len(report.octets) <= SMALL:
-            return row, (fresh, None, report.octets)
-        self._bodies.start(fresh)
         try:
-            await self._bodies.seal(fresh, [report.octets])
+            for report in settlement.reports:
+                stored = await self._report(report, now)
+                reports.append(stored)
         except BaseException:
-            self._bodies.discard(fresh)
+            for _, in_file in reports:
+                if in_file is not None:
+                    self._bodies.discard(in_file)
             raise
-        return row, (fresh, self._bodies.name(fresh), None)
+        octets = sum(len(report.octets) for report in settlement.reports)
+        future = asyncio.get_running_loop().create_future()
+        await self._submit(Settle(future, row, [row for row, _ in reports], octets, done))
+
+    async def _report(self, report: Report, now: float) -> tuple[Row, MessageId | None]:
+        """The row of a report, and its id if it is large: its octets are in their file then."""
+        message = self._ids.new()
+        large = len(report.octets) > SMALL
+        if large:
+            self._bodies.start(message)
+            try:
+                await self._bodies.seal(message, [report.octets])
+            except BaseException:
+                self._bodies.discard(message)
+                raise
+        row = rows.insertion(
+            message,
+            report.message,
+            len(report.octets),
+            state=rows.HELD if report.message.hold else rows.QUEUED,
+            worker=0,
+            due=now,
+            attempts=0,
+            file=self._bodies.name(message) if large else None,
+            body=None if large else report.octets,
+        )
+        return row, message if large else None
 
     async def give_back(self, claim: Claim) -> None:
         now = self._clock.now()

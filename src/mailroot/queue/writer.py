@@ -4,9 +4,9 @@ Whatever sessions and agent want stored while a commit is on its way goes into t
 transaction with a single sync. Several processes take turns through a file lock, which wakes the next in line,
 where SQLite's own waiting would sleep and guess.
 
-The thread gives up the interpreter at every statement and may get it back late when the event loop is busy. So
-statements are few: rows travel many at a time, in one statement for up to `ROWS` of them. With one statement per
-row a busy loop made commits wait for seconds.
+The thread gives up the interpreter whenever it calls SQLite and may get it back late when the event loop is busy.
+So it calls seldom: all messages and settlements of a transaction are rows of one statement (see sql/batch.sql), and
+that statement is the transaction. With a statement per row and kind, a busy loop made commits wait for seconds.
 
 What fails: an operation that is itself at fault (a duplicate id, a lost lease) fails alone, its neighbours are
 stored without it. When disk or database fail, all of a transaction fail, nothing of it is stored, and the next
@@ -19,12 +19,12 @@ import sqlite3
 import threading
 import time
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mailroot.queue import rows, schema
-from mailroot.queue.base import LEASE_LOST, Claim, LeaseLost, QueueError, QueueFull
+from mailroot.queue.base import LEASE_LOST, LeaseLost, QueueError, QueueFull
 from mailroot.queue.bodies import queue_error
 from mailroot.system import FileLock, free_disk
 
@@ -36,8 +36,8 @@ MOST_OPERATIONS = 256
 MOST_OCTETS = 8 * 1024 * 1024
 """Octets of bodies in one transaction; what is beyond waits for the next."""
 
-ROWS = 64
-"""Rows in one statement; and any power of two below, so that few statements are prepared and all stay so."""
+ROWS = 256
+"""Rows in one statement at most. Statements are for powers of two, so that few are prepared and all stay so."""
 
 CHECKPOINT = 4 * 1024 * 1024
 """Move the log into the database when about so many octets went into it."""
@@ -66,6 +66,10 @@ _ENVIRONMENT = {
 }
 
 
+_UNSYNCED = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
+"""I/O errors after which the mark that commits cannot be in the log."""
+
+
 class CommitUnknown(QueueError):
     """The commit failed, but a crash now could still bring the transaction back: nothing may be acknowledged, and
     nothing that it names may be removed."""
@@ -86,38 +90,23 @@ class Operation:
 
 
 class Insert(Operation):
-    """Store a new message: its row, and (id, file, octets) of its body. `claim` is its claim, if it is leased."""
+    """Store a new message, as `rows.insertion` has it."""
 
-    __slots__ = ("body", "claim", "row")
+    __slots__ = ("row",)
 
-    def __init__(
-        self,
-        future: "Future[Any]",
-        row: Row,
-        body: Row,
-        octets: int,
-        claim: Claim | None,
-        done: Callable[[Any], None],
-    ) -> None:
+    def __init__(self, future: "Future[Any]", row: Row, octets: int, done: Callable[[Any], None]) -> None:
         super().__init__(future, octets, done)
         self.row = row
-        self.body = body
-        self.claim = claim
 
 
 class Settle(Operation):
-    """Store the result of an attempt, if the lease is still ours. `row` is (state, due, delay_reported, story, id,
-    worker, attempts); `reports` are pairs of rows as in `Insert`."""
+    """Store the result of an attempt, as `rows.settlement` has it, and reports as new messages, if the lease is
+    still ours; else the error is LeaseLost."""
 
     __slots__ = ("reports", "row")
 
     def __init__(
-        self,
-        future: "Future[Any]",
-        row: Row,
-        reports: Sequence[tuple[Row, Row]],
-        octets: int,
-        done: Callable[[Any], None],
+        self, future: "Future[Any]", row: Row, reports: Sequence[Row], octets: int, done: Callable[[Any], None]
     ) -> None:
         super().__init__(future, octets, done)
         self.row = row
@@ -239,6 +228,8 @@ class Writer:
                 self._disconnect()
 
     def _translate(self, error: Exception) -> BaseException:
+        if isinstance(error, sqlite3.IntegrityError) and str(error) == "lease lost":
+            return LeaseLost(LEASE_LOST)
         if isinstance(error, sqlite3.Error):
             code = _code(error)
             if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
@@ -261,15 +252,22 @@ class Writer:
         works = [operation for operation in batch if isinstance(operation, Work)]
         if len(works) == len(batch) and all(self._peeked(connection, work) for work in works):
             return
+        together = _rows(batch)
         self._turn.acquire()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._apply(connection, batch)
-            except BaseException:
-                self._roll_back(connection)
-                raise
-            self._commit(connection)
+            if not works and len(together) <= ROWS:
+                self._commit(connection, *_statement(together))
+            else:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    for start in range(0, len(together), ROWS):
+                        connection.execute(*_statement(together[start : start + ROWS]))
+                    for work in works:
+                        work.result = work.run(connection)
+                    self._commit(connection, "COMMIT")
+                except BaseException:
+                    self._roll_back(connection)
+                    raise
         finally:
             self._turn.release()
         self._written += sum(operation.octets for operation in batch) + 4096 * 8
@@ -282,46 +280,16 @@ class Writer:
         work.result = work.peek(connection)
         return work.result is not None
 
-    def _apply(self, connection: sqlite3.Connection, batch: list[Operation]) -> None:
-        messages: list[Row] = []
-        bodies: list[Row] = []
-        settled: list[Row] = []
-        for operation in batch:
-            if isinstance(operation, Insert):
-                messages.append(operation.row)
-                bodies.append(operation.body)
-            elif isinstance(operation, Settle):
-                settled.append(operation.row)
-                for row, body in operation.reports:
-                    messages.append(row)
-                    bodies.append(body)
-        if messages:
-            for insert, values in _statements(_INSERT_MESSAGE, messages):
-                connection.execute(insert, values)
-            for insert, values in _statements(_INSERT_BODY, bodies):
-                connection.execute(insert, values)
-        if settled:
-            changed = sum(
-                connection.execute(update, values).rowcount for update, values in _statements(_SETTLE, settled)
-            )
-            if changed != len(settled):
-                raise LeaseLost(LEASE_LOST)
-            if gone := [(row[4],) for row in settled if row[0] == rows.FINISHED]:
-                for delete, values in _statements(_DELETE_BODY, gone):
-                    connection.execute(delete, values)
-        for operation in batch:
-            if isinstance(operation, Work):
-                operation.result = operation.run(connection)
-
-    def _commit(self, connection: sqlite3.Connection) -> None:
+    def _commit(self, connection: sqlite3.Connection, statement: str, values: Sequence[object] = ()) -> None:
+        """Execute what ends the transaction: when this returns, it is synced to disk."""
         try:
-            connection.execute("COMMIT")
+            connection.execute(statement, values)
         except sqlite3.Error as error:
-            self._roll_back(connection)
-            extended = getattr(error, "sqlite_errorcode", 0)
-            if extended == sqlite3.SQLITE_IOERR_WRITE or _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
-                raise  # the mark that commits is the last that is written: it is not in the log
-            raise CommitUnknown(f"{self._file}: {error}") from error
+            # The mark that commits is the last that is written to the log. If writing failed it is not there; if
+            # only the sync failed, it may be.
+            if _code(error) == sqlite3.SQLITE_IOERR and getattr(error, "sqlite_errorcode", 0) not in _UNSYNCED:
+                raise CommitUnknown(f"{self._file}: {error}") from error
+            raise
 
     @staticmethod
     def _roll_back(connection: sqlite3.Connection) -> None:
@@ -391,47 +359,28 @@ def _at_fault_itself(error: Exception) -> bool:
     return not isinstance(error, (OSError, CommitUnknown))
 
 
-class _Statement:
-    """A statement that takes many rows: `head`, `row` once for each of them, `tail`."""
-
-    def __init__(self, head: str, row: str, tail: str = "") -> None:
-        self.text = {}
-        count = 1
-        while count <= ROWS:
-            self.text[count] = f"{head.strip()} {', '.join([row] * count)}{tail}"
-            count *= 2
-
-
-_INSERT_MESSAGE = _Statement(
-    f"INSERT INTO message ({rows.INSERT_COLUMNS[0]}) VALUES ",  # noqa: S608 - our own words
-    f"({', '.join('?' * rows.INSERT_COLUMNS[1])})",
-)
-_INSERT_BODY = _Statement("INSERT INTO body (id, file, octets) VALUES ", "(?, ?, ?)")
-_DELETE_BODY = _Statement("DELETE FROM body WHERE id IN (", "?", ")")
-# The statement begins with UPDATE so that the driver counts what it changes.
-_SETTLE = _Statement(
-    f"""
-    UPDATE message SET
-        state = settled.column1,
-        worker = 0,
-        due = settled.column2,
-        delay_reported = max(message.delay_reported, settled.column3),
-        story = message.story || settled.column4,
-        prefix = CASE settled.column1 WHEN {rows.FINISHED} THEN x'' ELSE message.prefix END
-    FROM (VALUES """,  # noqa: S608 - our own words
-    "(?, ?, ?, ?, ?, ?, ?)",
-    f""") AS settled
-    WHERE message.id = settled.column5 AND message.worker = settled.column6
-        AND message.attempts = settled.column7 AND +message.state = {rows.QUEUED}""",
-)
+def _rows(batch: list[Operation]) -> list[Row]:
+    """The rows of a transaction."""
+    together = []
+    for operation in batch:
+        if isinstance(operation, Insert):
+            together.append(operation.row)
+        elif isinstance(operation, Settle):
+            together.append(operation.row)
+            together += operation.reports
+    return together
 
 
-def _statements(statement: _Statement, values: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
-    """What to execute so that every row is in: as many rows at a time as there is a statement for."""
-    start, left, count = 0, len(values), ROWS
-    while left:
-        while count > left:
-            count //= 2
-        yield statement.text[count], [value for row in values[start : start + count] for value in row]
-        start += count
-        left -= count
+def _statement(together: list[Row]) -> tuple[str, list[object]]:
+    """The statement that stores up to `ROWS` rows, and its values."""
+    count = 1 << (len(together) - 1).bit_length()
+    values = [value for row in together for value in row]
+    values += (count - len(together)) * rows.NOTHING
+    return _STATEMENTS[count], values
+
+
+_ROW = f"({', '.join('?' * len(rows.NOTHING))})"
+_STATEMENTS = {
+    count: f"INSERT INTO batch VALUES {', '.join([_ROW] * count)}"  # noqa: S608 - our own words
+    for count in (1 << power for power in range(ROWS.bit_length()))
+}
