@@ -24,7 +24,7 @@ _WAYS = ("chunk", "bytes", "socket")
 _BANNER = re.compile(
     rf"220 {re.escape(FQDN)} Mailroot ESMTP ready at \w{{3}}, \d+ \w{{3}} \d{{4}} [\d:]{{8}} [+-]\d{{4}}"
 )
-_STEP = re.compile(r"([CSQE][:~\\*!=])(?: (.*)|$)")
+_STEP = re.compile(r"([CSQETD][:~\\*!=])(?: (.*)|$)")
 _SETTING = re.compile(r"([a-z_]+) = (.*)")
 _ESCAPE = re.compile(r"\\(r|n|t|\\|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|\{(.+?)\*(\d+)\})")
 _NUMBERS = ("max_message_size", "max_session_size", "max_recipients", "max_hops", "max_errors", "max_header_size")
@@ -78,6 +78,29 @@ def unescape(text: str) -> bytes:
     )
 
 
+def expand(step: Step) -> list[Step]:
+    """The abbreviations: `T:` is a transaction's envelope, `D:` a DATA with its content; `$` shows a line's end."""
+
+    def steps(*lines: tuple[str, str]) -> list[Step]:
+        return [Step(step.where, kind, text) for kind, text in lines]
+
+    if step.kind == "T:":
+        sender, *recipients = (address for address in step.text.split() if address != ">")
+        bare = sender.removeprefix("<>")
+        accepted = [
+            line
+            for address in recipients
+            for line in (("C:", f"RCPT TO:<{address}>"), ("S:", f"250 2.1.5 {address} "))
+        ]
+        return steps(("C:", f"MAIL FROM:<{bare}>"), ("S:", f"250 2.1.0 {bare or '<>'}....Sender OK"), *accepted)
+    if step.kind == "D:":
+        start = "354 Start mail input; end with <CRLF>.<CRLF>"
+        return steps(("C:", "DATA"), ("S:", start), ("C\\", f"{step.text}\\r\\n.\\r\\n"))
+    if step.kind == "S:" and step.text.endswith("$"):
+        return steps(("S:", step.text[:-1]))
+    return [step]
+
+
 def read_file(path: Path) -> Iterator[Conversation]:
     """The conversations of a file. A line that is none of ours is an error, not a comment."""
     conversation: Conversation | None = None
@@ -92,7 +115,7 @@ def read_file(path: Path) -> Iterator[Conversation]:
         elif conversation is None:
             raise ValueError(f"{where}: a conversation begins with '=== title'")
         elif step := _STEP.fullmatch(line):
-            conversation.steps.append(Step(where, step[1], step[2] or ""))
+            conversation.steps.extend(expand(Step(where, step[1], step[2] or "")))
         elif (setting := _SETTING.fullmatch(line)) and not conversation.steps:
             conversation.settings[setting[1]] = setting[2].strip()
         else:

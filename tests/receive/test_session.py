@@ -395,6 +395,16 @@ async def test_the_end_waits_for_a_message_where_it_should() -> None:
     assert door.published(SessionClosed)[0].why == "server stopped"
 
 
+async def test_the_end_does_not_wait_for_a_client_that_left() -> None:
+    door = Door()
+    session = await door.connect()
+    await session.say(BEGIN + b"DATA\r\nSubject: x\r\n")
+    door.sessions.end_all("server stopped", finish_message=True)
+    await session.leave()
+    assert door.published(SessionClosed)[0].why == "server stopped"
+    assert not await door.records()
+
+
 async def test_the_end_waits_for_the_last_chunk() -> None:
     door = Door()
     session = await door.connect()

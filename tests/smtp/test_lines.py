@@ -59,6 +59,18 @@ def test_lines(octets: bytes, expected: list[bytes | int]) -> None:
         assert lines(octets[:at], octets[at:]) == expected
 
 
+@pytest.mark.parametrize("pieces", [[b"\x16\x03\x01\x02\n"], [b"\x16", b"\x03"]])
+def test_a_tls_handshake_is_no_line(pieces: list[bytes]) -> None:
+    reader = LineReader()
+    for piece in pieces[:-1]:
+        reader.receive(piece)
+        assert reader.line() is None
+    reader.receive(pieces[-1])
+    with pytest.raises(ProtocolError) as caught:
+        reader.line()
+    assert caught.value.fatal
+
+
 def test_an_endless_line_is_not_kept() -> None:
     reader = LineReader()
     for _ in range(1000):

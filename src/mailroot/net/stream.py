@@ -137,6 +137,11 @@ class Stream(asyncio.Protocol):
         """Whether the connection stands and the other side has neither sent anything unread nor closed."""
         return not (self._closed or self._pending) and self.is_open
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the peer has closed its side, or the connection is gone: nothing more will come."""
+        return self._closed
+
     async def read(self, timeout: float) -> bytes:
         """All that has arrived, at least one octet; b"" when the peer has closed its side.
 

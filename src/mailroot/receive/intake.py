@@ -108,8 +108,9 @@ class Incoming:
             await self.abandon()
             return Refuse("max_hops", _TOO_MANY_HOPS)
         draft_id = self._draft.id
-        message_id = head.message_id or f"<{format_id(draft_id)}.{token_hex(4)}@{intake._fqdn}>"
-        prefix = self._prefix(head, message_id, envelope, origin, received)
+        shown = format_id(draft_id)
+        message_id = head.message_id or f"<{shown}.{token_hex(4)}@{intake._fqdn}>"
+        prefix = self._prefix(head, message_id, envelope, origin, f"{received} id {shown}")
         try:
             await self._draft.commit(Message(envelope, origin, prefix, message_id, head.subject))
         except QueueError as error:
@@ -119,7 +120,7 @@ class Incoming:
         intake._accepted(
             MessageAccepted(
                 intake._server,
-                format_id(draft_id),
+                shown,
                 session,
                 origin.client,
                 origin.door,
@@ -141,7 +142,7 @@ class Incoming:
         only = f" for <{envelope.recipients[0].address}>" if len(envelope.recipients) == 1 else ""
         date = format_date(origin.arrived)
         folded = received.replace(" by ", "\r\n\tby ", 1)
-        text = f"Received: {folded} id {format_id(self._draft.id)}{only};\r\n\t{date}\r\n"
+        text = f"Received: {folded}{only};\r\n\t{date}\r\n"
         if not head.has_date:
             text += f"Date: {date}\r\n"
         if head.message_id is None:

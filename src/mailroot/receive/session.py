@@ -264,7 +264,7 @@ class Session:
                 if most and self._read > most:
                     # Far past the session's limit and still in the middle of something: no use to read on.
                     self._leave(_SESSION_FULL, "session size")
-            elif not self._ending or not stream.is_open:
+            elif stream.at_end:
                 return self._why or self._ending or "client left"
 
     def _leave(self, reply: Reply, why: str) -> None:

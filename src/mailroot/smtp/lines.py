@@ -16,6 +16,10 @@ MAX_LINE = 2048
 """Octets of a command line with its end. RFC 5321 §4.5.3.1.4 asks for 512; parameters may need more."""
 
 
+# RFC 8446 §5.1: a record of type handshake, version 3.x.
+_TLS_HANDSHAKE = b"\x16\x03"
+
+
 class LineReader:
     """Receives octets; gives lines, or everything that is there."""
 
@@ -47,9 +51,12 @@ class LineReader:
     def line(self) -> bytes | None:
         """The next line without its end, or None: more octets are needed.
 
-        Raises ProtocolError when the line is longer than MAX_LINE; it has been skipped then.
+        Raises ProtocolError when the line is longer than MAX_LINE; it has been skipped then. And, fatal, when the
+        first octets are no line but a TLS handshake: a client that was told to use TLS from the start.
         """
         buffer, at = self._buffer, self._at
+        if not self._end and buffer.startswith(_TLS_HANDSHAKE):
+            raise ProtocolError(answers.TLS_UNEXPECTED, fatal=True)
         end = self._end or b"\n"
         found = buffer.find(end, at)
         if found < 0:

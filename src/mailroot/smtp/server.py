@@ -187,7 +187,8 @@ class ServerProtocol:
             line = found
             event = self._read_command(line)
         except ProtocolError as error:
-            event = self._emit(Mistake(_shown(line), error.reply), self.state, self.state)
+            state = State.CLOSED if error.fatal else self.state
+            event = self._emit(Mistake(_shown(line), error.reply), state, state)
         return event
 
     def _read_command(self, line: bytes) -> Event | None:
@@ -259,11 +260,7 @@ class ServerProtocol:
 
     def _read_bdat(self, argument: str, target: State | Reply) -> Event | None:
         """Begin a chunk. Also the octets of one that is refused must be read (RFC 3030 §2)."""
-        try:
-            size, last = read_bdat(argument)
-        except ValueError:
-            # How many octets follow is unknown, and they must not be taken for commands.
-            return self._emit(Mistake(f"BDAT {argument}"[:_SHOWN], answers.BDAT_SYNTAX), State.CLOSED, State.CLOSED)
+        size, last = read_bdat(argument)
         self._framing = ChunkReader(size)
         self._chunk = size
         self._last = last
