@@ -8,7 +8,9 @@ import os
 import shutil
 import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -149,6 +151,12 @@ if sys.platform == "win32":
         _kernel32.CloseHandle(handle)
         return False
 
+    def _on_signal(loop: asyncio.AbstractEventLoop, number: int, call: Callable[[], None]) -> None:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+
+    def _off_signal(loop: asyncio.AbstractEventLoop, number: int) -> None:
+        """`signal.signal` alone sets and takes away here."""
+
     def _new_event_loop() -> asyncio.AbstractEventLoop:
         return winloop.new_event_loop()  # type: ignore[no-any-return,unused-ignore]
 else:
@@ -199,6 +207,12 @@ else:
         finally:
             os.close(file)
         return None
+
+    def _on_signal(loop: asyncio.AbstractEventLoop, number: int, call: Callable[[], None]) -> None:
+        loop.add_signal_handler(number, call)
+
+    def _off_signal(loop: asyncio.AbstractEventLoop, number: int) -> None:
+        loop.remove_signal_handler(number)
 
     def _new_event_loop() -> asyncio.AbstractEventLoop:
         return uvloop.new_event_loop()
@@ -265,6 +279,30 @@ def is_open_for_writing(path: Path) -> bool | None:
     the file cannot be opened for reading.
     """
     return _is_open_for_writing(path)
+
+
+@contextmanager
+def on_signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """While it lasts, call `stop` in the running event loop when the process is told to end (SIGTERM, Ctrl+C; on
+    Windows Ctrl+C and Ctrl+Break), and `reload` when it is told to read its configuration again (SIGHUP; Windows
+    has no such signal). Outside the main thread, where Python takes no signals, it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    wanted = dict.fromkeys(("SIGINT", "SIGTERM", "SIGBREAK"), stop) | {"SIGHUP": reload}
+    before = {}
+    for name, call in wanted.items():
+        number = getattr(signal, name, None)
+        if number is not None:
+            before[number] = signal.getsignal(number)
+            _on_signal(loop, number, call)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _off_signal(loop, number)
+            signal.signal(number, handler)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -1,0 +1,31 @@
+"""`mailroot run`: the server in the foreground."""
+
+import asyncio
+import gc
+from pathlib import Path
+
+from mailroot.cli.client import Failure
+from mailroot.cli.tables import say
+from mailroot.config.load import ConfigurationError
+from mailroot.operations import OperationError
+from mailroot.service import Service, command_name, welcome
+from mailroot.system import new_event_loop
+
+
+def run(config: Path | None) -> None:
+    """Run until Ctrl+C. Raises Failure when it cannot start."""
+
+    def greet(service: Service) -> None:
+        say(welcome(service, command_name()))
+        # What is loaded by now stays; the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def serve() -> int:
+        return await Service(config, started=greet).run()
+
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve())
+    except (ConfigurationError, OperationError) as error:
+        raise Failure(str(error)) from error
