@@ -20,8 +20,28 @@ QUEUED, HELD, FINISHED = 0, 1, 2
 STATES = (State.QUEUED, State.HELD, State.FINISHED)
 STATE_NUMBERS = {state: number for number, state in enumerate(STATES)}
 
-NOTHING = (None,) * 17
-"""A row of the view `batch` that does nothing: its length is that of all of them."""
+Row = tuple[Any, ...]
+
+New = tuple[Row, Row]
+"""The rows of a new message: `MESSAGE_COLUMNS` and `BODY_COLUMNS`."""
+
+MESSAGE_COLUMNS = (
+    "id",
+    "state",
+    "worker",
+    "due",
+    "attempts",
+    "arrived",
+    "size",
+    "envelope",
+    "origin",
+    "message_id",
+    "subject",
+    "prefix",
+)
+"""What a new message fills; the other columns have defaults."""
+
+BODY_COLUMNS = ("id", "file", "octets")
 
 RECORD_COLUMNS = (
     "message.id, message.state, message.worker, message.due, message.attempts, message.delay_reported,"
@@ -53,18 +73,15 @@ def insertion(
     attempts: int,
     file: str | None,
     body: bytes | None,
-) -> tuple[Any, ...]:
-    """The row of a new message for the view `batch`; its `octets` (how many) are in `file` or `body`."""
+) -> New:
+    """The rows of a new message; its `octets` (how many) are in `file` or `body`."""
     origin = message.origin
-    return (
-        "new",
+    row = (
         id,
         state,
         worker,
         due,
         attempts,
-        None,
-        None,
         origin.arrived,
         len(message.prefix) + octets,
         _text(_encode(_envelope(message.envelope))),
@@ -72,9 +89,8 @@ def insertion(
         _text(message.message_id),
         _text(message.subject),
         message.prefix,
-        file,
-        body,
     )
+    return row, (id, file, body)
 
 
 def settlement(
@@ -86,9 +102,9 @@ def settlement(
     due: float,
     attempts: int,
     delay_reported: bool,
-) -> tuple[Any, ...]:
-    """The row of a settlement for the view `batch`; `worker` and `attempts` are those of the claim."""
-    return "settled", id, state, worker, due, attempts, int(delay_reported), _story_lines(outcomes), *NOTHING[8:]
+) -> Row:
+    """What a settlement changes, and by which claim: (state, due, delay_reported, story, id, worker, attempts)."""
+    return state, due, int(delay_reported), _story_lines(outcomes), id, worker, attempts
 
 
 def record(row: Sequence[Any], unclaimed: Container[MessageId] = ()) -> Record:

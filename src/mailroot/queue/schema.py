@@ -49,8 +49,6 @@ def connect(file: Path, *, write: bool = False) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
-            for statement in _statements("batch.sql"):
-                connection.execute(statement)
     except BaseException:
         connection.close()
         raise
@@ -98,8 +96,8 @@ def _create(file: Path) -> None:
     sync_folder(file.parent)
 
 
-def _statements(file: str = "schema.sql") -> list[str]:
-    text = resources.files("mailroot.queue").joinpath("sql", file).read_text(encoding="utf-8")
+def _statements() -> list[str]:
+    text = resources.files("mailroot.queue").joinpath("sql/schema.sql").read_text(encoding="utf-8")
     statements, lines = [], ""
     for line in text.splitlines(keepends=True):
         lines += line

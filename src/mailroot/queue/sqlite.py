@@ -44,7 +44,7 @@ from mailroot.queue.fresh import Fresh
 from mailroot.queue.reader import Reader
 from mailroot.queue.stored import StoredContent, StoredDraft
 from mailroot.queue.workers import Watch, Worker
-from mailroot.queue.writer import CommitUnknown, Insert, Operation, Row, Settle, Work, Writer
+from mailroot.queue.writer import CommitUnknown, Insert, Operation, Settle, Work, Writer
 from mailroot.system import FileLock, make_private
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ class SqliteQueue:
                 leased=True,
             )
             claim = Claim(record, StoredContent(id, size, message.prefix, file, body, self._bodies, self.content))
-        row = rows.insertion(
+        new = rows.insertion(
             id,
             message,
             octets,
@@ -215,7 +215,7 @@ class SqliteQueue:
             if file is not None:
                 self._decided(id, operation.error)
 
-        await self._submit(Insert(asyncio.get_running_loop().create_future(), row, held, done))
+        await self._submit(Insert(asyncio.get_running_loop().create_future(), new, held, done))
 
     def _decided(self, id: MessageId, error: BaseException | None) -> None:
         """The row of a file was stored, or not. If that cannot be told, the file stays: a later start knows."""
@@ -269,7 +269,7 @@ class SqliteQueue:
         self._known_until = time.monotonic() + KNOWN
         return [self._leased(row, bodies) for row in found]
 
-    def _leased(self, row: Row, bodies: dict[int, bytes]) -> Claim:
+    def _leased(self, row: rows.Row, bodies: dict[int, bytes]) -> Claim:
         record = rows.record(row)
         record = replace(record, attempts=record.attempts + 1, leased=True)
         prefix, body = record.message.prefix, bodies.get(record.id)
@@ -289,7 +289,7 @@ class SqliteQueue:
             fates[index] = fate_of(outcome)
         finished = Fate.PENDING not in fates
         now = self._clock.now()
-        reports: list[tuple[Row, MessageId | None]] = []
+        reports: list[tuple[rows.New, MessageId | None]] = []
         row = rows.settlement(
             record.id,
             settlement.outcomes,
@@ -324,9 +324,9 @@ class SqliteQueue:
             raise
         octets = sum(len(report.octets) for report in settlement.reports)
         future = asyncio.get_running_loop().create_future()
-        await self._submit(Settle(future, row, [row for row, _ in reports], octets, done))
+        await self._submit(Settle(future, row, [new for new, _ in reports], octets, done))
 
-    async def _report(self, report: Report, now: float) -> tuple[Row, MessageId | None]:
+    async def _report(self, report: Report, now: float) -> tuple[rows.New, MessageId | None]:
         """The row of a report, and its id if it is large: its octets are in their file then."""
         message = self._ids.new()
         large = len(report.octets) > SMALL
@@ -337,7 +337,7 @@ class SqliteQueue:
             except BaseException:
                 self._bodies.discard(message)
                 raise
-        row = rows.insertion(
+        new = rows.insertion(
             message,
             report.message,
             len(report.octets),
@@ -348,7 +348,7 @@ class SqliteQueue:
             file=self._bodies.name(message) if large else None,
             body=None if large else report.octets,
         )
-        return row, message if large else None
+        return new, message if large else None
 
     async def give_back(self, claim: Claim) -> None:
         now = self._clock.now()

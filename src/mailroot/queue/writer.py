@@ -5,8 +5,8 @@ transaction with a single sync. Several processes take turns through a file lock
 where SQLite's own waiting would sleep and guess.
 
 The thread gives up the interpreter whenever it calls SQLite and may get it back late when the event loop is busy.
-So it calls seldom: all messages and settlements of a transaction are rows of one statement (see sql/batch.sql), and
-that statement is the transaction. With a statement per row and kind, a busy loop made commits wait for seconds.
+So it calls seldom: rows travel many at a time, one statement for up to `ROWS` of them. With one statement per row,
+a busy event loop made commits wait for seconds.
 
 What fails: an operation that is itself at fault (a duplicate id, a lost lease) fails alone, its neighbours are
 stored without it. When disk or database fail, all of a transaction fail, nothing of it is stored, and the next
@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,14 @@ from mailroot.queue.base import LEASE_LOST, LeaseLost, QueueError, QueueFull
 from mailroot.queue.bodies import queue_error
 from mailroot.system import FileLock, free_disk
 
-Row = tuple[Any, ...]
-
 MOST_OPERATIONS = 256
 """Operations in one transaction."""
 
 MOST_OCTETS = 8 * 1024 * 1024
 """Octets of bodies in one transaction; what is beyond waits for the next."""
 
-ROWS = 256
-"""Rows in one statement at most. Statements are for powers of two, so that few are prepared and all stay so."""
+ROWS = 64
+"""Rows in one statement at most, and any power of two below, so that few are prepared and all stay so."""
 
 CHECKPOINT = 4 * 1024 * 1024
 """Move the log into the database when about so many octets went into it."""
@@ -90,13 +88,13 @@ class Operation:
 
 
 class Insert(Operation):
-    """Store a new message, as `rows.insertion` has it."""
+    """Store a new message: its rows, as `rows.insertion` has them."""
 
-    __slots__ = ("row",)
+    __slots__ = ("rows",)
 
-    def __init__(self, future: "Future[Any]", row: Row, octets: int, done: Callable[[Any], None]) -> None:
+    def __init__(self, future: "Future[Any]", rows: rows.New, octets: int, done: Callable[[Any], None]) -> None:
         super().__init__(future, octets, done)
-        self.row = row
+        self.rows = rows
 
 
 class Settle(Operation):
@@ -106,7 +104,12 @@ class Settle(Operation):
     __slots__ = ("reports", "row")
 
     def __init__(
-        self, future: "Future[Any]", row: Row, reports: Sequence[Row], octets: int, done: Callable[[Any], None]
+        self,
+        future: "Future[Any]",
+        row: rows.Row,
+        reports: Sequence[rows.New],
+        octets: int,
+        done: Callable[[Any], None],
     ) -> None:
         super().__init__(future, octets, done)
         self.row = row
@@ -228,8 +231,6 @@ class Writer:
                 self._disconnect()
 
     def _translate(self, error: Exception) -> BaseException:
-        if isinstance(error, sqlite3.IntegrityError) and str(error) == "lease lost":
-            return LeaseLost(LEASE_LOST)
         if isinstance(error, sqlite3.Error):
             code = _code(error)
             if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room()):
@@ -252,22 +253,15 @@ class Writer:
         works = [operation for operation in batch if isinstance(operation, Work)]
         if len(works) == len(batch) and all(self._peeked(connection, work) for work in works):
             return
-        together = _rows(batch)
         self._turn.acquire()
         try:
-            if not works and len(together) <= ROWS:
-                self._commit(connection, *_statement(together))
-            else:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    for start in range(0, len(together), ROWS):
-                        connection.execute(*_statement(together[start : start + ROWS]))
-                    for work in works:
-                        work.result = work.run(connection)
-                    self._commit(connection, "COMMIT")
-                except BaseException:
-                    self._roll_back(connection)
-                    raise
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._apply(connection, batch)
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            self._commit(connection)
         finally:
             self._turn.release()
         self._written += sum(operation.octets for operation in batch) + 4096 * 8
@@ -280,11 +274,43 @@ class Writer:
         work.result = work.peek(connection)
         return work.result is not None
 
-    def _commit(self, connection: sqlite3.Connection, statement: str, values: Sequence[object] = ()) -> None:
-        """Execute what ends the transaction: when this returns, it is synced to disk."""
+    def _apply(self, connection: sqlite3.Connection, batch: list[Operation]) -> None:
+        messages: list[rows.Row] = []
+        bodies: list[rows.Row] = []
+        settled: list[rows.Row] = []
+        for operation in batch:
+            if isinstance(operation, Insert):
+                messages.append(operation.rows[0])
+                bodies.append(operation.rows[1])
+            elif isinstance(operation, Settle):
+                settled.append(operation.row)
+                for row, body in operation.reports:
+                    messages.append(row)
+                    bodies.append(body)
+        if messages:
+            for insert, values in _statements(_INSERT_MESSAGE, messages):
+                connection.execute(insert, values)
+            for insert, values in _statements(_INSERT_BODY, bodies):
+                connection.execute(insert, values)
+        if settled:
+            changed = sum(
+                connection.execute(update, values).rowcount for update, values in _statements(_SETTLE, settled)
+            )
+            if changed != len(settled):
+                raise LeaseLost(LEASE_LOST)
+            if gone := [(row[4],) for row in settled if row[0] == rows.FINISHED]:
+                for delete, values in _statements(_DELETE_BODY, gone):
+                    connection.execute(delete, values)
+        for operation in batch:
+            if isinstance(operation, Work):
+                operation.result = operation.run(connection)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        """When this returns, the transaction is synced to disk."""
         try:
-            connection.execute(statement, values)
+            connection.execute("COMMIT")
         except sqlite3.Error as error:
+            self._roll_back(connection)
             # The mark that commits is the last that is written to the log. If writing failed it is not there; if
             # only the sync failed, it may be.
             if _code(error) == sqlite3.SQLITE_IOERR and getattr(error, "sqlite_errorcode", 0) not in _UNSYNCED:
@@ -359,28 +385,47 @@ def _at_fault_itself(error: Exception) -> bool:
     return not isinstance(error, (OSError, CommitUnknown))
 
 
-def _rows(batch: list[Operation]) -> list[Row]:
-    """The rows of a transaction."""
-    together = []
-    for operation in batch:
-        if isinstance(operation, Insert):
-            together.append(operation.row)
-        elif isinstance(operation, Settle):
-            together.append(operation.row)
-            together += operation.reports
-    return together
+class _Statement:
+    """A statement that takes many rows: `head`, `row` once for each of them, `tail`."""
+
+    def __init__(self, head: str, row: str, tail: str = "") -> None:
+        self.text = {}
+        count = 1
+        while count <= ROWS:
+            self.text[count] = f"{head.strip()} {', '.join([row] * count)}{tail}"
+            count *= 2
 
 
-def _statement(together: list[Row]) -> tuple[str, list[object]]:
-    """The statement that stores up to `ROWS` rows, and its values."""
-    count = 1 << (len(together) - 1).bit_length()
-    values = [value for row in together for value in row]
-    values += (count - len(together)) * rows.NOTHING
-    return _STATEMENTS[count], values
+_INSERT_MESSAGE = _Statement(
+    f"INSERT INTO message ({', '.join(rows.MESSAGE_COLUMNS)}) VALUES ",  # noqa: S608 - our own words
+    f"({', '.join('?' * len(rows.MESSAGE_COLUMNS))})",
+)
+_INSERT_BODY = _Statement(f"INSERT INTO body ({', '.join(rows.BODY_COLUMNS)}) VALUES ", "(?, ?, ?)")  # noqa: S608
+_DELETE_BODY = _Statement("DELETE FROM body WHERE id IN (", "?", ")")
+# The statement begins with UPDATE so that the driver counts what it changes.
+_SETTLE = _Statement(
+    f"""
+    UPDATE message SET
+        state = settled.column1,
+        worker = 0,
+        due = settled.column2,
+        delay_reported = max(message.delay_reported, settled.column3),
+        story = message.story || settled.column4,
+        prefix = CASE settled.column1 WHEN {rows.FINISHED} THEN x'' ELSE message.prefix END
+    FROM (VALUES """,  # noqa: S608 - our own words
+    "(?, ?, ?, ?, ?, ?, ?)",
+    f""") AS settled
+    WHERE message.id = settled.column5 AND message.worker = settled.column6
+        AND message.attempts = settled.column7 AND +message.state = {rows.QUEUED}""",
+)
 
 
-_ROW = f"({', '.join('?' * len(rows.NOTHING))})"
-_STATEMENTS = {
-    count: f"INSERT INTO batch VALUES {', '.join([_ROW] * count)}"  # noqa: S608 - our own words
-    for count in (1 << power for power in range(ROWS.bit_length()))
-}
+def _statements(statement: _Statement, values: Sequence[rows.Row]) -> Iterator[tuple[str, list[Any]]]:
+    """What to execute so that every row is in: as many rows at a time as there is a statement for."""
+    start, left, count = 0, len(values), ROWS
+    while left:
+        while count > left:
+            count //= 2
+        yield statement.text[count], [value for row in values[start : start + count] for value in row]
+        start += count
+        left -= count
