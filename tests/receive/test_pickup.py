@@ -15,7 +15,7 @@ import pytest
 from mailroot import system
 from mailroot.clock import ManualClock
 from mailroot.deliver.badmail import Badmail
-from mailroot.events import Bus, Event, InternalError, MessageAccepted, PickupRefused, QueueTrouble
+from mailroot.events import Bus, Event, InternalError, MessageAccepted, PickupRefused
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Body, Door
 from mailroot.policy.domains import LocalDomains
@@ -765,7 +765,6 @@ async def test_while_the_queue_is_full_files_stay_and_nothing_is_lost(tmp_path: 
             assert (len(scene.left()), scene.taken()) == (50, [])
         assert await scene.records() == []
         assert scene.refusals() == []
-        assert len([event for event in scene.events if isinstance(event, QueueTrouble)]) == 1
         scene.queue.full = False
         await scene.step(10)
         await scene.step()

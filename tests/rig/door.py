@@ -72,6 +72,7 @@ def client_tls() -> ssl.SSLContext:
 class _Transport(asyncio.Transport):
     def __init__(self, peer: tuple[str, int]) -> None:
         super().__init__({"peername": peer, "sockname": ("127.0.0.1", 25)})
+        self.stream: Stream
         self.sent = bytearray()
         self.writes = 0
         self.closed = False
@@ -85,10 +86,11 @@ class _Transport(asyncio.Transport):
         return self.closed
 
     def close(self) -> None:
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().call_soon(self.stream.connection_lost, None)
 
-    def abort(self) -> None:
-        self.closed = True
+    abort = close
 
     def pause_reading(self) -> None:
         pass
@@ -105,6 +107,7 @@ class MemoryStream(Stream):
     def __init__(self, client: str = "127.0.0.1") -> None:
         super().__init__()
         self.transport = _Transport((client, 50000))
+        self.transport.stream = self
         self.secured = False
         self.connection_made(self.transport)
 

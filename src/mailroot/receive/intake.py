@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from mailroot.clock import Clock
-from mailroot.events import Bus, MessageAccepted, QueueRecovered, QueueTrouble
+from mailroot.events import Bus, MessageAccepted
 from mailroot.mail.date import format_date
 from mailroot.mail.envelope import Envelope, Origin
 from mailroot.mail.header import Head, scan
 from mailroot.mail.reply import Reply
 from mailroot.policy.limits import MessageSettings
 from mailroot.policy.visit import Refuse
-from mailroot.queue.base import Draft, Message, MessageId, Queue, QueueError, format_id
+from mailroot.queue.base import Draft, Message, MessageId, Queue, format_id
 
 _HEADER_TOO_LARGE = Reply(552, "5.3.4", "Header size exceeds fixed maximum header size")
 _TOO_MANY_HOPS = Reply(550, "5.4.6", "Hop count exceeded: the message is in a loop")
@@ -45,23 +45,10 @@ class Intake:
         self._server = server
         self._fqdn = fqdn
         self.messages = messages
-        self._troubled = False
 
     def open(self) -> "Incoming":
         """Begin a message; end it with `commit` or `abandon`."""
         return Incoming(self, self._queue.draft())
-
-    def _trouble(self, error: QueueError) -> None:
-        # Said once, not for each of a thousand clients that try again.
-        if not self._troubled:
-            self._troubled = True
-            self._bus.publish(QueueTrouble(self._server, str(error)))
-
-    def _accepted(self, event: MessageAccepted) -> None:
-        if self._troubled:
-            self._troubled = False
-            self._bus.publish(QueueRecovered(self._server))
-        self._bus.publish(event)
 
 
 class Incoming:
@@ -85,11 +72,7 @@ class Incoming:
         if self._head is None and not self._too_large:
             self._look(octets)
         self._size += len(octets)
-        try:
-            await self._draft.write(octets)
-        except QueueError as error:
-            self._intake._trouble(error)
-            raise
+        await self._draft.write(octets)
 
     async def commit(self, envelope: Envelope, origin: Origin, received: str, session: str) -> Accepted | Refuse:
         """Make the message durable, or refuse it: then it is forgotten.
@@ -111,13 +94,9 @@ class Incoming:
         shown = format_id(draft_id)
         message_id = head.message_id or f"<{shown}.{token_hex(4)}@{intake._fqdn}>"
         prefix = self._prefix(head, message_id, envelope, origin, f"{received} id {shown}")
-        try:
-            await self._draft.commit(Message(envelope, origin, prefix, message_id, head.subject))
-        except QueueError as error:
-            intake._trouble(error)
-            raise
+        await self._draft.commit(Message(envelope, origin, prefix, message_id, head.subject))
         size = len(prefix) + self._size
-        intake._accepted(
+        intake._bus.publish(
             MessageAccepted(
                 intake._server,
                 shown,

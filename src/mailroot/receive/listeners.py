@@ -147,6 +147,8 @@ class Listeners:
     async def close(self, grace: float) -> None:
         """Stop listening and end the sessions: idle ones at once, one that is handing in a message after it, all of
         them after `grace` seconds."""
+        # What was accepted a moment ago and comes now is turned away.
+        self._paused = True
         servers = [server for server, _ in self._servers.values()]
         self._servers.clear()
         for server in servers:

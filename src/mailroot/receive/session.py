@@ -71,6 +71,7 @@ _STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again late
 
 _LOOKUP_TIMEOUT = 5.0
 _HANDSHAKE_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 10.0
 _TURN = 128
 """Events after which a session that never has to wait lets others have their turn."""
 
@@ -210,21 +211,24 @@ class Session:
     async def run(self) -> None:
         """The whole visit. Raises nothing but CancelledError."""
         terms = self._terms
+        why = self._ending or "cut off"
         try:
             why = await self._converse()
         except (ConnectionError, TimeoutError):
+            # Gone, or too slow to take what we answer: there is nobody to say good-bye to.
             why = self._why or self._ending or "client left"
+            self._stream.abort()
         except Exception as error:  # noqa: BLE001 - the border: see the module's docstring
             why = "internal error"
             terms.bus.publish(InternalError(terms.server, "session", repr(error), traceback.format_exc()))
             self._protocol.dismiss(_INTERNAL_ERROR)
             self._stream.write(self._protocol.outgoing())
         finally:
-            self._stream.finish()
             if self._incoming is not None:
                 await self._incoming.abandon()
-        seconds = terms.clock.now() - self._since
-        terms.bus.publish(SessionClosed(terms.server, self.id, self._client, why, self._messages, seconds))
+            seconds = terms.clock.now() - self._since
+            terms.bus.publish(SessionClosed(terms.server, self.id, self._client, why, self._messages, seconds))
+            await self._stream.close(_CLOSE_TIMEOUT)
 
     async def _converse(self) -> str:
         """Returns why it is over."""

@@ -178,7 +178,7 @@ def read_vrfy(argument: str, offer: ServerOffer) -> Vrfy:
 def read_bdat(argument: str) -> tuple[int, bool]:
     """RFC 3030 §2: the size of the chunk, and whether it is the last.
 
-    A size that cannot be read is fatal: nobody knows how many octets follow, and they must not be taken for commands.
+    A size that cannot be read is fatal: nobody knows how many octets follow, and they are no commands.
     """
     size, *last = argument.upper().split() or [""]
     if last not in ([], ["LAST"]) or len(size) > 20 or not (size.isascii() and size.isdecimal()):

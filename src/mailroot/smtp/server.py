@@ -45,7 +45,7 @@ from mailroot.smtp.states import AFTER_REFUSAL, TABLE, State, Verb
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 _SHOWN = 200
 _VERBS = {verb.value: verb for verb in Verb}
-_NOT_IMPLEMENTED = frozenset(("AUTH", "EXPN", "TURN", "ETRN", "ATRN", "SEND", "SOML", "SAML"))
+_NOT_IMPLEMENTED = frozenset(("AUTH", "EXPN"))
 
 
 class ServerProtocol:
