@@ -267,6 +267,7 @@ async def test_close_does_not_wait_for_ever() -> None:
     await client.stream.close(10.0)
     assert not await door.records()
     assert len(door.sessions) == 0
+    assert door.published(SessionClosed)[0].why == "server stopped"
 
 
 # Addresses

@@ -211,9 +211,12 @@ class Session:
     async def run(self) -> None:
         """The whole visit. Raises nothing but CancelledError."""
         terms = self._terms
-        why = self._ending or "cut off"
+        why = "cut off"
         try:
             why = await self._converse()
+        except asyncio.CancelledError:
+            why = self._ending or why
+            raise
         except (ConnectionError, TimeoutError):
             # Gone, or too slow to take what we answer: there is nobody to say good-bye to.
             why = self._why or self._ending or "client left"
