@@ -237,7 +237,7 @@ async def test_eight_bits_to_a_host_of_seven_are_converted(tmp_path: Path) -> No
         await delivery.until_seen(RecipientDelivered)
         assert hop.messages[0].octets.isascii()
         arrived = email.message_from_bytes(hop.messages[0].octets, policy=email.policy.default)
-        assert arrived.get_content() == "Viele liebe Grüße\n"
+        assert arrived.get_content().splitlines() == ["Viele liebe Grüße"]
         assert "BODY" not in hop.messages[0].mail
         await delivery.send(octets + "Grüße\r\n".encode() * 20_000, "a@example.net")
         await delivery.until_seen(RecipientDelivered, 2)
