@@ -18,6 +18,10 @@ APPLICATION_ID = 0x4D414C52
 VERSION = 1
 """`PRAGMA user_version`: of the schema."""
 
+BUSY = 5000
+"""Milliseconds to wait for somebody who has the database to himself. Our own writers take turns without that; it is
+for recovery after a crash, and for whoever else opens the file."""
+
 LOG_KEPT = 16 * 1024 * 1024
 """Octets the write-ahead log keeps when it starts again from its beginning: to overwrite is cheaper than to grow,
 and a log that a burst made larger is cut back."""
@@ -40,7 +44,7 @@ def connect(file: Path, *, write: bool = False) -> sqlite3.Connection:
         cached_statements=256,
     )
     try:
-        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute(f"PRAGMA cache_size = {-8192 if write else -2048}")

@@ -9,6 +9,7 @@ This module must not know what is done with a message, nor publish events: troub
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Coroutine
@@ -133,7 +134,7 @@ class SqliteQueue:
         self._refusal: QueueError | None = None
         self._fresh = Fresh()
         # When something that is not leased falls due, as far as we know, and until when we rely on that.
-        self._stored_due = 0.0
+        self._stored_due = math.inf
         self._known_until = 0.0
 
     async def start(self) -> None:
@@ -141,6 +142,8 @@ class SqliteQueue:
         self._writer.start(asyncio.get_running_loop())
         await self._write(workers.enter, self._me)
         await self._bury()
+        due = await self._fetching.run(reader.next_due)
+        self._stored_due = math.inf if due is None else due
         self._keep(self._keep_looking())
         self._keep(self._sweep())
 
@@ -158,9 +161,10 @@ class SqliteQueue:
             await self._free_fresh()
             await self._write(workers.give_up, self._me)
         self._refusal = QueueError("the queue is closed")
-        await asyncio.to_thread(self._writer.stop)
         await self._fetching.close()
         await self._scanning.close()
+        # The last to go is one that may write: SQLite then moves the log into the database and removes it.
+        await asyncio.to_thread(self._writer.stop)
         await asyncio.to_thread(self._bodies.close)
         self._worker.leave()
         self._turn.close()

@@ -41,7 +41,13 @@ CHECKPOINT = 4 * 1024 * 1024
 """Move the log into the database when about so many octets went into it."""
 
 LOG_LIMIT = 64 * 1024 * 1024
-"""A log this large waits for readers to finish, so that it can start again."""
+"""A log this large is cut back, and for that waits for those who read it, ..."""
+
+READERS_WAIT = 500
+"""... so many milliseconds, ..."""
+
+READERS_AGAIN = 30.0
+"""... and if one of them does not finish, tries again after so many seconds: ours are short, others' may not be."""
 
 IDLE = 1.0
 """Seconds without work after which the thread tidies up."""
@@ -145,6 +151,7 @@ class Writer:
         self._operations: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._written = 0
+        self._cut_after = 0.0
         self._log = file.with_name(f"{file.name}-wal")
         self._tidied = True
         self._busy_since: float | None = None
@@ -227,7 +234,7 @@ class Writer:
                 fault = self._translate(error)
                 for operation in batch:
                     operation.error = fault
-            if not alone:
+            if not alone and _code(error) != sqlite3.SQLITE_FULL:
                 self._disconnect()
 
     def _translate(self, error: Exception) -> BaseException:
@@ -340,11 +347,17 @@ class Writer:
         if self._connection is None:
             return
         try:
-            large = self._log.stat().st_size >= LOG_LIMIT
+            now = time.monotonic()
+            cut = now >= self._cut_after and self._log.stat().st_size >= LOG_LIMIT
             self._turn.acquire()
             try:
-                # TRUNCATE waits, within the busy time-out, for readers of the log to finish; PASSIVE for nobody.
-                self._connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if large else 'PASSIVE'})").fetchone()
+                if cut:
+                    self._connection.execute(f"PRAGMA busy_timeout = {READERS_WAIT}")
+                    busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    self._cut_after = now + READERS_AGAIN if busy else 0.0
+                    self._connection.execute(f"PRAGMA busy_timeout = {schema.BUSY}")
+                else:
+                    self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             finally:
                 self._turn.release()
         except (sqlite3.Error, OSError):
