@@ -3,8 +3,8 @@
     async with NextHop({"RCPT": ["250 ok", "550 5.1.1 no"], ".": DROP}) as hop: ...
 
 `replies` maps a verb ("BANNER", "EHLO", "MAIL", "." for the end of the content, …) to what is said: a text (several
-lines by "\\n"), DROP (the connection is cut), SILENT (nothing is said), or a list of these, one for each time, the
-last of them for ever after.
+lines by "\\n"), octets to be sent as they are, DROP (the connection is cut), SILENT (nothing is said), or a list of
+these, one for each time, the last of them for ever after.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from types import TracebackType
 DROP = "drop"
 SILENT = "silent"
 
-Said = str | Sequence[str]
+Said = str | bytes | Sequence[str]
 
 
 @dataclass
@@ -98,9 +98,9 @@ class NextHop:
             self._tasks.discard(task)
             writer.transport.abort()
 
-    def _what(self, verb: str, default: str) -> str:
+    def _what(self, verb: str, default: str) -> str | bytes:
         said = self.replies.get(verb, default)
-        if isinstance(said, str):
+        if isinstance(said, str | bytes):
             return said
         turn = self._said.get(verb, 0)
         self._said[verb] = turn + 1
@@ -111,6 +111,9 @@ class NextHop:
         if verb in self.hold:
             await self.hold[verb].wait()
         text = self._what(verb, default)
+        if isinstance(text, bytes):
+            writer.write(text)
+            return int(text[:3])
         if text == DROP:
             writer.transport.abort()
             raise ConnectionAbortedError

@@ -120,6 +120,7 @@ class _Destination:
         "busy",
         "clear",
         "closing",
+        "failing",
         "hosts",
         "idle",
         "opening",
@@ -144,6 +145,8 @@ class _Destination:
         """Those who have tried hosts already, and so cannot take any connection."""
         self.window = window
         self.still_until = 0.0
+        self.failing: Trouble | NoHosts | None = None
+        """Why a first connection could not be opened, while others are still being tried; no more are begun."""
         self.refused: _Pause | None = None
         self.clear: dict[Host, float] = {}
 
@@ -288,12 +291,13 @@ class Pool:
     # Decisions
 
     def _open_more(self, destination: _Destination) -> None:
-        waiters, picky = destination.waiters, destination.picky
-        if self._stopped or not (waiters or picky):
+        picky = destination.picky
+        waiting = len(destination.waiters) if destination.failing is None else 0
+        if self._stopped or not (waiting or picky):
             return
         standing = len(destination.idle) + len(destination.busy)
         wanted = connections_wanted(
-            waiting=len(waiters),
+            waiting=waiting,
             picky=len(picky),
             opening=destination.opening,
             standing=standing,
@@ -354,11 +358,12 @@ class Pool:
         if not isinstance(result, Connection):
             self._freed()
             self._on_refused(destination, tried, result)
-            self._open_more(destination)
         elif self._stopped:
             self._retire(destination, result)
         else:
+            destination.failing = None
             self._hand_over(destination, result)
+        self._open_more(destination)
 
     def _on_refused(self, destination: _Destination, tried: frozenset[Host], result: Trouble | NoHosts) -> None:
         if tried:
@@ -369,11 +374,13 @@ class Pool:
             destination.window = max(1, len(destination.busy))
             destination.still_until = self._now() + _LONGEST_PAUSE
         else:
+            destination.failing = result
             if isinstance(result, Trouble) and result.fault is Fault.LOGIN:
                 destination.refused = _Pause(self._now() + _LONGEST_PAUSE, _LONGEST_PAUSE, result)
-            if not destination.opening:
-                destination.window = min(FIRST_WINDOW, self._limit)
-                self._answer(destination.waiters, result)
+        if destination.failing is not None and not destination.opening:
+            destination.window = min(FIRST_WINDOW, self._limit)
+            self._answer(destination.waiters, destination.failing)
+            destination.failing = None
 
     @staticmethod
     def _answer(
