@@ -382,7 +382,7 @@ async def test_explain_tells_what_stands_in_the_way(house: House) -> None:
     assert answer.accepted and "failure report: 556" in answer.result
     house.first.dns.broken.add("example.net")
     answer = await house.operations.explain(Question("a@example.org", "b@example.net"), "first")
-    assert "wait in the queue until this is put right: 451 4.4.3" in answer.result
+    assert "tried again for 2 days until this is put right: 451 4.4.3" in answer.result
     await house.operations.stop(["first"])
     answer = await house.operations.explain(Question("a@example.org", "b@example.net"), "first")
     assert not answer.accepted and answer.result == "It would be refused: it is stopped."

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,10 +49,6 @@ class Running:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    def later(self, work: Callable[[], Awaitable[object]]) -> None:
-        """Start something that goes on by itself."""
-        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(work()))  # type: ignore[arg-type]
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)

@@ -13,7 +13,7 @@ import typer
 
 from mailroot.cli import queue, server, session
 from mailroot.cli.client import ConfigOption, Failure, Service, on_service
-from mailroot.cli.tables import complain, say, say_json
+from mailroot.cli.tables import complain, plain, say, say_json
 
 app = typer.Typer(
     name="mailroot",
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         # How the command line library says what it is done with: 0, 2 for a wrong command line, what Exit carries.
         return end.code if isinstance(end.code, int) else 1
     except Failure as failure:
-        complain(f"mailroot: {failure}")
+        complain("mailroot: " + "\n".join(map(plain, str(failure).split("\n"))))
         return 1
     return 0
 

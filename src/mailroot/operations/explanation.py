@@ -236,4 +236,8 @@ def _result(server: VirtualServer, steps: list[Step], route: Route, hosts: tuple
     trouble = steps[-1].rule
     if trouble.startswith("5"):
         return f"It would be taken, but the sender would get a failure report: {trouble}"
-    return f"It would be taken, and wait in the queue until this is put right: {trouble}"
+    return f"It would be taken, and tried again for {_days(server.expiration)} until this is put right: {trouble}"
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:g} days" if seconds >= 2 * 86400 else f"{seconds / 3600:g} hours"

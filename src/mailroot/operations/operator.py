@@ -24,7 +24,6 @@ from mailroot.operations.values import (
     ServerStatus,
     SessionStatus,
     Skipped,
-    Summary,
     detail,
     session_status,
     summary,
@@ -174,11 +173,6 @@ class Operations:
         with _queue_words():
             story = await _queue(server).story(record.id)
         return detail(server.name, record, story, self._clock.now())
-
-    async def summary(self, id: str) -> Summary:
-        """One message as a line of a listing. Raises NotFound, Unavailable."""
-        server, record = await self._record(id)
-        return summary(server.name, record, self._clock.now())
 
     async def export(self, id: str) -> Export:
         """The message itself, octet by octet as it would be sent. Raises NotFound (also for a finished message,
