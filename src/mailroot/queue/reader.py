@@ -231,7 +231,7 @@ def _pattern(text: str) -> str:
     of ASCII alone, and JSON writes some characters differently."""
     characters = []
     for character in text:
-        if not character.isascii() or not character.isprintable() or character in '"\\@':
+        if not character.isascii() or not character.isprintable() or character in '"\\':
             characters.append("%")
         elif character in "%_~":
             characters.append(f"~{character}")

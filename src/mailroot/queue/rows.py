@@ -207,15 +207,17 @@ def _envelope(envelope: Envelope) -> list[object]:
 
 
 def _address(address: Address) -> object:
-    # A domain without "@" (all but odd address literals) can be told from the local part by the last one.
-    return f"{address.local}@{address.domain}" if "@" not in address.domain else [address.local, address.domain]
+    # Always the text that people search for. Where the last "@" is not the one between local part and domain (odd
+    # address literals), the length of the local part tells.
+    text = f"{address.local}@{address.domain}"
+    return text if "@" not in address.domain else [text, len(address.local)]
 
 
 def _recipient(recipient: Recipient) -> object:
+    address = _address(recipient.address)
     if recipient.notify is None and recipient.original is None:
-        return _address(recipient.address)
-    notify = None if recipient.notify is None else recipient.notify.value
-    return [recipient.address.local, recipient.address.domain, notify, recipient.original]
+        return address
+    return [address, None if recipient.notify is None else recipient.notify.value, recipient.original]
 
 
 def _read_envelope(fields: list[Any]) -> Envelope:
@@ -237,11 +239,12 @@ def _read_address(value: Any) -> Address:
     if isinstance(value, str):
         local, _, domain = value.rpartition("@")
         return Address(local, domain)
-    return Address(value[0], value[1])
+    text, length = value
+    return Address(text[:length], text[length + 1 :])
 
 
 def _read_recipient(value: Any) -> Recipient:
     if isinstance(value, str) or len(value) == 2:
         return Recipient(_read_address(value))
-    _, _, notify, original = value
-    return Recipient(_read_address(value), None if notify is None else Notify(notify), original)
+    address, notify, original = value
+    return Recipient(_read_address(address), None if notify is None else Notify(notify), original)
