@@ -10,6 +10,8 @@ class SmtpClientMono
     {
         bool asked = false;
         ServicePointManager.ServerCertificateValidationCallback = (sender, certificate, chain, errors) => asked = true;
+        // Left to itself it offers TLS 1.0 alone.
+        ServicePointManager.SecurityProtocol = SecurityProtocolType.Tls12;
         var client = new SmtpClient(a[0], int.Parse(a[1])) { EnableSsl = true, Timeout = 60000 };
         try
         {

@@ -89,7 +89,8 @@ def test_smtp_client_is_told_what_is_refused_and_goes_on(start_relay: StartRelay
     fates = dotnet({"host": relay.host, "port": relay.port, "messages": [small, large, many, small]})
     assert [bool(fate) for fate in fates] == [False, True, True, False]
     assert "ExceededStorageAllocation" in fates[1]  # 552
-    assert len([received for received in sink.wait(2) if len(received.recipients) == 2]) == 2
+    # It sends to those recipients that were taken, and reports the other one.
+    assert [len(received.recipients) for received in sink.wait(3)] == [2, 2, 2]
 
 
 @pytest.mark.needs("dotnet")
