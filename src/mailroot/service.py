@@ -111,7 +111,11 @@ class Service:
                 raise OperationError(str(error)) from error
 
     async def _reload(self, name: str | None) -> None:
-        configuration = await asyncio.to_thread(load, self._file, self._environment)
+        if self._file is None and self.configuration is not None:
+            # The embedded defaults cannot have changed; and asked again, they would find our own port taken.
+            configuration = self.configuration
+        else:
+            configuration = await asyncio.to_thread(load, self._file, self._environment)
         wanted = {settings.name: settings for settings in configuration.virtual_servers}
         if name is not None and (name not in wanted or name not in self._servers):
             where = "the configuration" if name not in wanted else "the running service"

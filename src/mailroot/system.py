@@ -281,6 +281,12 @@ def is_open_for_writing(path: Path) -> bool | None:
     return _is_open_for_writing(path)
 
 
+def is_readable_by_others(path: Path) -> bool | None:
+    """Whether every account of this computer may read the file; None: this system does not say so in a file's mode
+    (Windows, with its access lists). Raises OSError."""
+    return None if sys.platform == "win32" else bool(path.stat().st_mode & 0o004)
+
+
 @contextmanager
 def on_signals(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
     """While it lasts, call `stop` in the running event loop when the process is told to end (SIGTERM, Ctrl+C; on

@@ -1,0 +1,369 @@
+"""What settings mean, each by itself and together: addresses, names, files, and pairs that contradict each other.
+
+A value has its type here already. What is wrong is told at the place it is written; what is allowed but probably
+not meant is a warning.
+"""
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from mailroot.config.model import ServiceSettings, VirtualServerSettings
+from mailroot.config.quantities import format_duration, format_size
+from mailroot.config.tree import Findings, Node, find, is_written
+from mailroot.deliver.bounce import ReportSettings
+from mailroot.deliver.route import SmartHost
+from mailroot.deliver.security import OutboundSecurity, TlsPolicy, tls_context
+from mailroot.mail.address import domain_key
+from mailroot.mail.header import mailboxes
+from mailroot.net.dns import Resolver
+from mailroot.net.listener import Endpoint, parse_listen
+from mailroot.net.tls import CertificateError, server_context
+from mailroot.policy.access import AccessList, Mode, Network, read_entry
+from mailroot.policy.domains import read_domain, read_pattern
+from mailroot.smtp.grammar import parse_mailbox
+
+_WILDCARDS = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A virtual server's settings, and the tables they were read from."""
+
+    settings: VirtualServerSettings
+    node: Node
+
+
+class Check:
+    """Looks at settings, and tells `findings` what it sees."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+
+    # The process
+
+    def service(self, settings: ServiceSettings, node: Node) -> None:
+        """The section [service]."""
+        if not _is_loopback(settings.api.address):
+            self._findings.error(
+                find(node, "api", "address"),
+                f"{settings.api.address!r} is no loopback address, and the API answers this computer alone; right "
+                "would be '127.0.0.1' or '::1'",
+            )
+        for path, *names in ((settings.log.file, "log", "file"), (settings.api.token_file, "api", "token_file")):
+            if path is not None and path.is_dir():
+                self._findings.error(find(node, *names), f"{path} is a folder; right would be a file in it")
+
+    # One virtual server
+
+    def virtual_server(self, checked: Checked) -> None:
+        """All of its sections."""
+        settings, node = checked.settings, checked.node
+        self._general(settings, node)
+        self._access(settings, node)
+        self._messages(settings, node)
+        self._reports(settings.reports, node)
+        self._delivery(settings, node)
+        self._domains(settings, node)
+        self._folders(settings, node)
+
+    def _try(self, node: Node, names: Sequence[str | int], read: Callable[[], object]) -> bool:
+        """Whether it can be read; if not, the reason is told at that place."""
+        try:
+            read()
+        except ValueError as error:
+            self._findings.error(find(node, *names), str(error))
+            return False
+        return True
+
+    def _general(self, settings: VirtualServerSettings, node: Node) -> None:
+        general, findings = settings.general, self._findings
+        fqdn = general.fqdn
+        if fqdn and self._try(node, ("general", "fqdn"), lambda: read_domain(fqdn)) and "." not in fqdn:
+            findings.warn(
+                find(node, "general", "fqdn"),
+                f"{fqdn!r} is a bare name; many servers refuse mail from such a name. Right would be "
+                "'relay.example.com'",
+            )
+        seen: set[Endpoint] = set()
+        for n, text in enumerate(general.listen):
+            endpoints = _endpoints(text)
+            if isinstance(endpoints, ValueError):
+                findings.error(find(node, "general", "listen", n), str(endpoints))
+            elif any(endpoint.port and endpoint in seen for endpoint in endpoints):
+                findings.error(find(node, "general", "listen", n), f"{text!r} is in the list twice; once is right")
+            else:
+                seen.update(endpoints)
+        if not general.listen:
+            findings.warn(find(node, "general", "listen"), "is empty: nobody can hand in mail by SMTP")
+        if general.tls is not None:
+            try:
+                server_context(general.tls.certificate, general.tls.key)
+            except CertificateError as error:
+                findings.error(find(node, "general", "tls", "certificate"), str(error))
+
+    def _access(self, settings: VirtualServerSettings, node: Node) -> None:
+        for name, access in (("connection", settings.access.connection), ("relay", settings.access.relay)):
+            for n, entry in enumerate(access.list):
+                self._try(node, ("access", name, "list", n), lambda entry=entry: read_entry(entry))  # type: ignore[misc]
+        is_open = _is_for_everybody(settings.access.relay) and not _is_for_few(settings.access.connection)
+        if is_open and any(map(_is_reachable, settings.general.listen)):
+            self._findings.warn(
+                find(node, "access", "relay", "list"),
+                "everybody who can connect may relay to everywhere: an open relay is found and abused within "
+                "hours, unless a firewall keeps strangers away",
+            )
+
+    def _messages(self, settings: VirtualServerSettings, node: Node) -> None:
+        messages = settings.messages
+        if messages.max_session_size and messages.max_session_size < messages.max_message_size:
+            key = "max_session_size"
+            if not is_written(node, "messages", key):
+                key = "max_message_size"
+            self._findings.error(
+                find(node, "messages", key),
+                f"a session of at most {format_size(messages.max_session_size)} (max_session_size) cannot take a "
+                f"message of {format_size(messages.max_message_size)} (max_message_size); right would be "
+                f'max_session_size = "{format_size(5 * messages.max_message_size)}"',
+            )
+
+    def _reports(self, reports: ReportSettings, node: Node) -> None:
+        for name, text in (("copy_to", reports.copy_to), ("postmaster", reports.postmaster)):
+            if text:
+                self._try(node, ("reports", name), lambda text=text: _mailbox(text))  # type: ignore[misc]
+
+    def _delivery(self, settings: VirtualServerSettings, node: Node) -> None:
+        delivery, findings = settings.delivery, self._findings
+        advanced, connections = delivery.advanced, delivery.outbound_connections
+        section = ("delivery", "advanced")
+        for n, host in enumerate(advanced.smart_host):
+            self._smart_host(node, (*section, "smart_host", n), host, connections.port)
+        for name, domain in (("masquerade_domain", advanced.masquerade_domain), ("fqdn", advanced.fqdn)):
+            if domain:
+                self._try(node, (*section, name), lambda domain=domain: read_domain(domain))  # type: ignore[misc]
+        for n, server in enumerate(advanced.dns_servers):
+            self._try(node, (*section, "dns_servers", n), lambda server=server: Resolver((server,)))  # type: ignore[misc]
+        if advanced.direct_first and not advanced.smart_host:
+            findings.warn(find(node, *section, "direct_first"), "has no effect without a smart_host")
+        self._connections(settings, node)
+        self._security(delivery.outbound_security, node, ("delivery", "outbound_security"))
+        self._retries(settings, node)
+
+    def _smart_host(self, node: Node, names: Sequence[str | int], host: str, port: int) -> None:
+        self._try(node, names, lambda: SmartHost.read(host, port))
+
+    def _connections(self, settings: VirtualServerSettings, node: Node) -> None:
+        connections, findings = settings.delivery.outbound_connections, self._findings
+        section = ("delivery", "outbound_connections")
+        if connections.source_address:
+            try:
+                ip_address(connections.source_address)
+            except ValueError:
+                findings.error(
+                    find(node, *section, "source_address"),
+                    f"{connections.source_address!r} is no IP address; right would be an address of this computer, "
+                    "as '192.0.2.10'",
+                )
+        most, each = connections.max_connections, connections.max_connections_per_domain
+        if each > most and is_written(node, *section, "max_connections_per_domain"):
+            findings.error(
+                find(node, *section, "max_connections_per_domain"),
+                f"{each} connections for one domain are more than {most} (max_connections) for all together; right "
+                f"would be at most {most}",
+            )
+
+    def _security(self, security: OutboundSecurity, node: Node, section: Sequence[str | int]) -> None:
+        findings = self._findings
+        if security.username and not security.password:
+            findings.error(
+                find(node, *section, "username"),
+                'has no password beside it; right would be password = { file = "NAME" }',
+            )
+        if security.password and not security.username:
+            findings.error(
+                find(node, *section, "password"), 'has no username beside it; right would be username = "NAME"'
+            )
+        if security.username and not security.login_in_the_clear:
+            if security.tls is TlsPolicy.NONE:
+                findings.error(
+                    find(node, *section, "tls"),
+                    "'none' means that the password would be sent in the clear, which login_in_the_clear does not "
+                    'allow; right would be tls = "required"',
+                )
+            elif security.tls is TlsPolicy.OPPORTUNISTIC:
+                findings.warn(
+                    find(node, *section, "tls"),
+                    "'opportunistic' gives the password to whoever answers, with any certificate; "
+                    'better would be tls = "required"',
+                )
+        if security.ca_file is not None:
+            try:
+                tls_context(security)
+                with security.ca_file.open("rb"):
+                    pass
+            except OSError as error:
+                # OpenSSL's errors have numbers of their own.
+                of_system = error.strerror if error.errno in errno.errorcode else None
+                reason = of_system.lower() if of_system else "there is no certificate in it"
+                findings.error(
+                    find(node, *section, "ca_file"),
+                    f"{security.ca_file} cannot be used: {reason}; right would be a PEM file of certificates",
+                )
+
+    def _retries(self, settings: VirtualServerSettings, node: Node) -> None:
+        retries = settings.delivery.retries
+        for prefix, notice, end in (
+            ("", retries.delay_notification, retries.expiration),
+            ("local_", retries.local_delay_notification, retries.local_expiration),
+        ):
+            key = f"{prefix}delay_notification"
+            if notice >= end and is_written(node, "delivery", "retries", key):
+                self._findings.error(
+                    find(node, "delivery", "retries", key),
+                    f"{format_duration(notice)} is never reached, a message being given up after "
+                    f"{format_duration(end)} ({prefix}expiration); right would be less than that, or 0 for never",
+                )
+
+    def _domains(self, settings: VirtualServerSettings, node: Node) -> None:
+        domains, findings = settings.domains, self._findings
+        if domains.default:
+            self._try(node, ("domains", "default"), lambda: read_domain(domains.default))
+        for n, alias in enumerate(domains.aliases):
+            self._try(node, ("domains", "aliases", n), lambda alias=alias: read_pattern(alias))  # type: ignore[misc]
+        seen: set[str] = set()
+        local = {domain_key(name) for name in (domains.default or settings.general.fqdn, *domains.aliases)}
+        for n, remote in enumerate(domains.remote):
+            where: tuple[str | int, ...] = ("domains", "remote", n)
+            key = domain_key(remote.name.strip())
+            if self._try(node, (*where, "name"), lambda remote=remote: read_pattern(remote.name)):  # type: ignore[misc]
+                if key in seen:
+                    findings.error(find(node, *where, "name"), f"{remote.name!r} is there twice; once is right")
+                if key in local:
+                    findings.error(
+                        find(node, *where, "name"),
+                        f"{remote.name!r} is a local domain, too; right would be one of the two",
+                    )
+                seen.add(key)
+            port = remote.port or settings.delivery.outbound_connections.port
+            for m, host in enumerate(remote.smart_host or ()):
+                self._smart_host(node, (*where, "smart_host", m), host, port)
+            if remote.outbound_security is not None:
+                self._security(remote.outbound_security, node, (*where, "outbound_security"))
+
+    def _folders(self, settings: VirtualServerSettings, node: Node) -> None:
+        for names, folder in _folders_of(settings):
+            if folder.exists() and not folder.is_dir():
+                self._findings.error(find(node, *names), f"{folder} is a file; right would be a folder")
+        root = settings.general.mailroot
+        taken = {root / "Pickup": "the Pickup folder", root / "Queue": "the Queue folder"}
+        for names, folder in _folders_of(settings)[1:]:
+            if folder in taken:
+                self._findings.error(
+                    find(node, *names), f"{folder} is {taken[folder]}; right would be a folder of its own"
+                )
+            taken[folder] = f"[{'.'.join(names[:-1])}] {names[-1]}"
+
+    # All of them together
+
+    def together(self, all_checked: Sequence[Checked], service: ServiceSettings) -> None:
+        """What may not be the same in two virtual servers: addresses and folders."""
+        taken: list[tuple[Endpoint, str]] = []
+        if _is_loopback(service.api.address):
+            address = "127.0.0.1" if service.api.address == "localhost" else service.api.address.strip("[]")
+            taken.append((Endpoint(address, service.api.port), "the API (service.api)"))
+        folders: dict[Path, str] = {}
+        for checked in all_checked:
+            settings, node = checked.settings, checked.node
+            owner = f"virtual server {settings.name!r}"
+            own: list[tuple[Endpoint, str]] = []
+            for n, text in enumerate(settings.general.listen):
+                endpoints = _endpoints(text)
+                if isinstance(endpoints, ValueError):
+                    continue
+                other = next((who for one in endpoints for there, who in taken if _collide(one, there)), None)
+                if other is not None:
+                    self._findings.error(
+                        find(node, "general", "listen", n),
+                        f"{text!r} is taken by {other}; right would be another port, or an address of its own",
+                    )
+                own += [(endpoint, owner) for endpoint in endpoints]
+            taken += own
+            self._own_folders(checked, owner, folders)
+
+    def _own_folders(self, checked: Checked, owner: str, folders: dict[Path, str]) -> None:
+        settings = checked.settings
+        for names, folder in _folders_of(settings):
+            other = folders.get(folder)
+            if other is not None and other != owner:
+                right = settings.general.mailroot.name + f"/{settings.name}"
+                self._findings.error(
+                    find(checked.node, *names),
+                    f"{folder} belongs to {other} already; each virtual server has its own, right would be "
+                    f'"{right}"',
+                )
+            folders.setdefault(folder, owner)
+
+
+def _folders_of(settings: VirtualServerSettings) -> list[tuple[tuple[str, ...], Path]]:
+    """The folders that can be set, and where."""
+    found: list[tuple[tuple[str, ...], Path]] = [(("general", "mailroot"), settings.general.mailroot)]
+    if settings.domains.drop.folder is not None:
+        found.append((("domains", "drop", "folder"), settings.domains.drop.folder))
+    if settings.reports.badmail is not None:
+        found.append((("reports", "badmail"), settings.reports.badmail))
+    return found
+
+
+def _mailbox(text: str) -> None:
+    """Raises ValueError for what is no address, with or without display name and domain."""
+    parse_mailbox(next(iter(mailboxes(text.encode())), text), "example.com")
+
+
+def _endpoints(text: str) -> tuple[Endpoint, ...] | ValueError:
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        return error
+
+
+def _collide(one: Endpoint, other: Endpoint) -> bool:
+    if one.port != other.port or not one.port or (":" in one.address) != (":" in other.address):
+        return False
+    return one.address == other.address or one.address in _WILDCARDS or other.address in _WILDCARDS
+
+
+def _is_reachable(listen: str) -> bool:
+    """Whether others than this computer can connect there."""
+    endpoints = _endpoints(listen)
+    return not isinstance(endpoints, ValueError) and any(
+        not ip_address(endpoint.address).is_loopback for endpoint in endpoints
+    )
+
+
+def _is_for_everybody(access: AccessList) -> bool:
+    if access.mode is Mode.EXCEPT:
+        return not access.list
+    return any(_is_everything(entry) for entry in access.list)
+
+
+def _is_for_few(access: AccessList) -> bool:
+    return access.mode is Mode.ONLY and not _is_for_everybody(access)
+
+
+def _is_everything(entry: str) -> bool:
+    try:
+        read = read_entry(entry)
+    except ValueError:
+        return False
+    return isinstance(read, Network) and read.prefix == 0
+
+
+def _is_loopback(address: str) -> bool:
+    if address.lower() == "localhost":
+        return True
+    try:
+        return ip_address(address.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
