@@ -6,7 +6,6 @@ fails instead: there, everything that can be installed has to be.
 
 import importlib.util
 import os
-import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,23 +14,9 @@ from typing import Any
 
 import pytest
 
+from rig.programs import find_program
 from rig.relay import Relay
 from rig.sink import Sink
-
-_PEERS = Path(__file__).parent.parent / ".peers"
-_FOLDERS = ("usr/sbin", "usr/lib/postfix/sbin", "usr/bin")
-
-
-def find_program(name: str) -> Path | None:
-    """A program of the system's, or of a server unpacked below .peers."""
-    for folder in _FOLDERS:
-        for peer in sorted(_PEERS.glob("*")):
-            if (unpacked := peer / folder / name).is_file():
-                return unpacked
-    found = shutil.which(
-        name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/postfix/sbin"
-    )
-    return Path(found) if found else None
 
 
 def _has_ipv6() -> bool:
@@ -60,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*names): programs or conditions without which the test is skipped")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         for name in mark.args:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rig.mail import digest
+from rig.programs import find_program
 from rig.relay import Relay
 from rig.sink import Sink
 
@@ -105,29 +106,57 @@ def test_smtp_client_writes_into_the_pickup_folder(start_relay: StartRelay, sink
     assert list(relay.badmail.iterdir()) == []
 
 
-@pytest.mark.needs("mono")
-def test_mono_smtp_client_sends_over_starttls(
-    start_relay: StartRelay,
-    sink: Sink,
-    program: Callable[[str], str],
-    certificate: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
-    executable = tmp_path / "SmtpClientMono.exe"
+@pytest.fixture(scope="module")
+def mono_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Sends a message with Mono's client: `mono_client(relay)`, or `mono_client(relay, "tls")`."""
+    mono, compiler = find_program("mono"), find_program("mcs")
+    executable = tmp_path_factory.mktemp("mono") / "SmtpClientMono.exe"
     source = Path(__file__).with_name("SmtpClientMono.cs")
-    subprocess.run(
-        [program("mcs"), f"-out:{executable}", str(source)], check=True, timeout=120, stdin=subprocess.DEVNULL
+    built = subprocess.run(
+        [str(compiler), "-nowarn:618", f"-out:{executable}", str(source)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
     )
-    relay = start_relay(
-        sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
-    )
-    arguments = [relay.host, str(relay.port), "a@example.com", "b@example.net", "Grüße", ".dot\n..dots\n"]
-    done = subprocess.run(
-        [program("mono"), str(executable), *arguments], capture_output=True, timeout=120, encoding="utf-8"
-    )
-    assert done.stdout == "sent over TLS\n", done.stderr
-    (received,) = sink.wait()
-    read = email.message_from_bytes(received.octets, policy=email.policy.default)
-    assert read["Subject"] == "Grüße"
-    assert read.get_content().split() == [".dot", "..dots"]
-    assert b"ESMTPS" in received.octets.split(b"\r\n\r\n", 1)[0]
+    assert built.returncode == 0, built.stdout + built.stderr
+
+    def send(relay: Relay, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = [
+            relay.host,
+            str(relay.port),
+            "a@example.com",
+            "b@example.net",
+            "Grüße",
+            ".dot\n..dots\n",
+            *options,
+        ]
+        return subprocess.run(
+            [str(mono), str(executable), *arguments], capture_output=True, timeout=120, encoding="utf-8"
+        )
+
+    return send
+
+
+@pytest.mark.needs("mono")
+class TestMono:
+    def test_sends(self, start_relay: StartRelay, sink: Sink, mono_client: Callable[..., Any]) -> None:
+        relay = start_relay(sink.port)
+        done = mono_client(relay)
+        assert done.stdout == "sent\n", done.stderr
+        (received,) = sink.wait()
+        read = email.message_from_bytes(received.octets, policy=email.policy.default)
+        assert read["Subject"] == "Grüße"
+        assert read.get_content().split() == [".dot", "..dots"]
+
+    def test_its_tls_1_0_is_refused_and_nothing_is_sent_in_the_clear(
+        self, start_relay: StartRelay, sink: Sink, mono_client: Callable[..., Any], certificate: tuple[Path, Path]
+    ) -> None:
+        """Its SmtpClient offers TLS 1.0 alone, whatever it is told, and that is no protection (RFC 8996)."""
+        relay = start_relay(
+            sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
+        )
+        done = mono_client(relay, "tls")
+        assert done.returncode == 1
+        assert "Authentication failed" in done.stderr
+        assert mono_client(relay).stdout == "sent\n"  # the service goes on
+        assert len(sink.wait()) == 1
