@@ -12,8 +12,9 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -93,19 +94,50 @@ class BodyFile:
 
 
 class _Reading:
-    """A file that is being read, by turns as `BodyFile`."""
+    """A file that is being read, by turns as `BodyFile`; opened by the first `next`."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._turn = threading.Lock()
-        self._file = FileIO(path, "rb")
+        self._file: FileIO | None = None
+        self._closed = False
 
     def next(self) -> bytes:
         with self._turn:
+            if self._closed:
+                return b""
+            if self._file is None:
+                self._file = FileIO(self._path, "rb")
             return self._file.read(CHUNK) or b""
 
     def close(self) -> None:
         with self._turn:
-            self._file.close()
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
+
+
+class _Listing:
+    """The names in a folder, some at a time; by turns as `BodyFile`, and opened by the first `next`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._turn = threading.Lock()
+        self._entries: AbstractContextManager[Iterator[os.DirEntry[str]]] | None = None
+        self._names: Iterator[str] = iter(())
+
+    def next(self) -> list[str]:
+        with self._turn:
+            if self._entries is None:
+                self._entries = os.scandir(self._folder)
+                self._names = (entry.name for entry in self._entries.__enter__())
+            return list(islice(self._names, LISTED))
+
+    def close(self) -> None:
+        with self._turn:
+            if self._entries is None:
+                self._entries = contextlib.nullcontext(iter(()))
+            self._entries.__exit__(None, None, None)
 
 
 class Bodies:
@@ -166,7 +198,7 @@ class Bodies:
 
     async def pieces(self, name: str) -> AsyncIterator[bytes]:
         """What a file holds, in pieces of at most `CHUNK` octets."""
-        reading = await self.in_thread(_Reading, self._folder / name)
+        reading = _Reading(self._folder / name)
         try:
             while piece := await self.in_thread(reading.next):
                 yield piece
@@ -177,10 +209,10 @@ class Bodies:
         """The files that a worker, or an earlier one of that number, wrote and that are not arriving now, some at a
         time: each is in the database already, or not wanted by anybody."""
         ending = _ending(worker)
-        with await self.in_thread(os.scandir, self._folder) as entries:
-            while part := await self.in_thread(lambda: list(islice(entries, LISTED))):
+        with contextlib.closing(_Listing(self._folder)) as listing:
+            while part := await self.in_thread(listing.next):
                 found = {}
-                for name in (entry.name for entry in part if entry.name.endswith(ending)):
+                for name in (name for name in part if name.endswith(ending)):
                     with contextlib.suppress(ValueError):  # not a name that we gave
                         message = parse_id(name.removesuffix(ending))
                         if message not in self._arriving:

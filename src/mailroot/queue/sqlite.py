@@ -238,19 +238,26 @@ class SqliteQueue:
     async def claim(self, limit: int) -> list[Claim]:
         now = self._clock.now()
         claims: list[Claim] = []
-        while len(claims) < limit and (due := self._fresh.due) is not None and due <= self._stored_due:
-            claims.append(self._fresh.take())
-        known = self._stored_due > now and time.monotonic() < self._known_until
-        if len(claims) >= limit or (claims and known):
-            return claims
         try:
-            claims += await self._lease(now, min(limit - len(claims), AT_ONCE))
+            while len(claims) < limit:
+                fresh = self._fresh.due
+                if fresh is not None and fresh <= self._stored_due:
+                    claims.append(self._fresh.take())
+                    continue
+                if claims and self._stored_due > now and time.monotonic() < self._known_until:
+                    break
+                # What is in the database comes first as far as it fell due before what is in memory.
+                until = now if fresh is None else min(fresh, now)
+                leased = await self._lease(until, min(limit - len(claims), AT_ONCE))
+                claims += leased
+                if not leased and not self._fresh:
+                    break
+                if not leased:
+                    claims.append(self._fresh.take())
         except BaseException:
             for claim in reversed(claims):
                 self._fresh.put_back(claim)
             raise
-        while self._fresh and len(claims) < limit:
-            claims.append(self._fresh.take())
         return claims
 
     async def _lease(self, now: float, limit: int) -> list[Claim]:
@@ -435,7 +442,7 @@ class SqliteQueue:
         """Free what workers had leased that are no more."""
         for number in await self._bodies.in_thread(self._worker.vacant):
             if await self._fetching.run(workers.has_remains, number):
-                lock = await self._bodies.in_thread(self._worker.take, number)
+                lock = self._worker.take(number)
                 if lock is not None:
                     try:
                         await self._write(workers.give_up, number)
@@ -447,7 +454,7 @@ class SqliteQueue:
         with contextlib.suppress(QueueError):
             await self._sweep_files_of(self._me)
             for number in await self._bodies.in_thread(self._worker.vacant):
-                lock = await self._bodies.in_thread(self._worker.take, number)
+                lock = self._worker.take(number)
                 if lock is not None:
                     try:
                         await self._sweep_files_of(number)
