@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mailroot.cli import queue, server, session
+from mailroot.cli import config, queue, server, session
 from mailroot.cli.client import ConfigOption, Failure, Service, on_service
 from mailroot.cli.tables import complain, plain, say, say_json
 
@@ -23,10 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config = typer.Typer(
-    help="Print a sample configuration file, check one, show what is in force.", no_args_is_help=True
-)
-app.add_typer(config, name="config")
+app.add_typer(config.app, name="config")
 app.add_typer(server.app, name="server")
 app.add_typer(session.app, name="session")
 app.add_typer(queue.app, name="queue")

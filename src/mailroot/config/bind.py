@@ -284,7 +284,8 @@ def example_of(setting: Setting) -> str:
     example = setting.doc.example
     if example is None:
         return "its value" if not setting.is_section else "a table"
-    return example if setting.many or setting.secret or example.startswith('"') else f'"{example}"'
+    as_it_is = setting.many or setting.secret or (setting.kind is int and not setting.unit)
+    return example if as_it_is else f'"{example}"'
 
 
 def _located(value: Any, folder: Path) -> Any:

@@ -67,7 +67,10 @@ class DomainSettings:
     default: Annotated[
         str, Doc("Default local domain, appended to addresses without one. Empty: the FQDN.", example="example.com")
     ] = ""
-    aliases: Annotated[tuple[str, ...], Doc("Alias local domains; their mail goes to the Drop folder too.")] = ()
+    aliases: Annotated[
+        tuple[str, ...],
+        Doc("Alias local domains; their mail goes to the Drop folder too.", example='["example.org"]'),
+    ] = ()
     drop: Annotated[DropSettings, Doc("The Drop folder.")] = field(default_factory=DropSettings)
     remote: Annotated[tuple[RemoteDomain, ...], Doc("Remote domains with a route of their own.")] = ()
 

@@ -30,11 +30,15 @@ class ReportSettings:
         str,
         Doc("Send copy of Non-Delivery Report to this address; empty: nobody.", example="postmaster@example.com"),
     ] = ""
-    postmaster: Annotated[str, Doc("From address of reports; empty: postmaster at the default domain.")] = ""
+    postmaster: Annotated[
+        str,
+        Doc("From address of reports; empty: postmaster at the default domain.", example="postmaster@example.com"),
+    ] = ""
     max_returned_size: Annotated[Size, Doc("A larger message is reported with its header only.")] = 64 * KIB
-    badmail: Annotated[Path | None, Doc("The Badmail directory; not set: Badmail below the mailroot folder.")] = (
-        None
-    )
+    badmail: Annotated[
+        Path | None,
+        Doc("The Badmail directory; not set: Badmail below the mailroot folder.", example="mailroot/Badmail"),
+    ] = None
 
 
 _LONGEST_HEADER = 64 * KIB

@@ -39,10 +39,14 @@ T = TypeVar("T")
 class DropSettings:
     """Where mail for local domains goes."""
 
-    folder: Annotated[Path | None, Doc("The Drop directory; not set: Drop below the mailroot folder.")] = None
+    folder: Annotated[
+        Path | None, Doc("The Drop directory; not set: Drop below the mailroot folder.", example="mailroot/Drop")
+    ] = None
     quota: Annotated[
         Size | None,
-        Doc("Limit of the Drop directory; 0: no limit; not set: ten times the message size limit."),
+        Doc(
+            "Limit of the Drop directory; 0: no limit; not set: ten times the message size limit.", example="20 MiB"
+        ),
     ] = None
 
 

@@ -47,7 +47,9 @@ class OutboundConnections:
     connect_timeout: Annotated[Duration, Range(least=1), Doc("Give up on a connection not made by then.")] = 30.0
     keep_idle: Annotated[Duration, Doc("Keep an idle connection for the next message for this long.")] = 5.0
     port: Annotated[Port, Doc("TCP port of smart hosts and mail exchangers.")] = 25
-    source_address: Annotated[str, Doc("Local address to connect from; empty: the system chooses.")] = ""
+    source_address: Annotated[
+        str, Doc("Local address to connect from; empty: the system chooses.", example="192.0.2.10")
+    ] = ""
 
 
 FIRST_WINDOW = 4

@@ -27,9 +27,12 @@ class AdvancedDelivery:
     ] = ()
     direct_first: Annotated[bool, Doc("Attempt direct delivery before sending to smart host.")] = False
     masquerade_domain: Annotated[
-        str, Doc("Replaces a local domain in the sender address (MAIL FROM) of outgoing mail.")
+        str,
+        Doc("Replaces a local domain in the sender address (MAIL FROM) of outgoing mail.", example="example.com"),
     ] = ""
-    fqdn: Annotated[str, Doc("Name said in EHLO to next hops; empty: the one of the General tab.")] = ""
+    fqdn: Annotated[
+        str, Doc("Name said in EHLO to next hops; empty: the one of the General tab.", example="mail.example.com")
+    ] = ""
     dns_servers: Annotated[
         tuple[str, ...],
         Doc("DNS servers to ask, 'address' or 'address:port'; empty: the system's.", example='["127.0.0.1:53"]'),
@@ -40,14 +43,21 @@ class AdvancedDelivery:
 class RemoteDomain:
     """A remote domain of the Domains list: a route and security of its own."""
 
-    name: Annotated[str, Doc("'example.com', or '*.example.com' for all domains below it.")]
+    name: Annotated[
+        str, Doc("'example.com', or '*.example.com' for all domains below it.", example="*.example.net")
+    ]
     allow_relay: Annotated[bool, Doc("Allow incoming mail to be relayed to this domain, by everybody.")] = False
     send_helo: Annotated[bool, Doc("Send HELO instead of EHLO.")] = False
     smart_host: Annotated[
         tuple[str, ...] | None,
-        Doc("Forward all mail for it to these hosts; []: use DNS; not set: as for all other domains."),
+        Doc(
+            "Forward all mail for it to these hosts; []: use DNS; not set: as for all other domains.",
+            example='["[192.0.2.25]", "relay.example.net:2525"]',
+        ),
     ] = None
-    port: Annotated[Port | None, Doc("TCP port, if another than the one of the Delivery tab.")] = None
+    port: Annotated[Port | None, Doc("TCP port, if another than the one of the Delivery tab.", example="587")] = (
+        None
+    )
     outbound_security: Annotated[
         OutboundSecurity | None, Doc("Its own outbound security; not set: the one of the Delivery tab.")
     ] = None

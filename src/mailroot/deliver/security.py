@@ -38,7 +38,9 @@ class OutboundSecurity:
     verify_certificate: Annotated[
         bool, Doc("With 'required' and 'implicit': check name, chain and dates of the certificate.")
     ] = True
-    ca_file: Annotated[Path | None, Doc("PEM file of further certificate authorities to trust.")] = None
+    ca_file: Annotated[
+        Path | None, Doc("PEM file of further certificate authorities to trust.", example="authorities.pem")
+    ] = None
     login_in_the_clear: Annotated[
         bool, Doc("Allow the password to be sent without TLS. Anyone on the way can read it then.")
     ] = False

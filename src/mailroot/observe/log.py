@@ -43,9 +43,7 @@ class LogSettings:
     level: Annotated[
         LogLevel, Doc("The least important events that are logged: 'debug', 'info', 'warning' or 'error'.")
     ] = LogLevel.INFO
-    file: Annotated[Path | None, Doc("The file to log to; not set: standard error.", example='"mailroot.log"')] = (
-        None
-    )
+    file: Annotated[Path | None, Doc("The file to log to; not set: standard error.", example="mailroot.log")] = None
     max_size: Annotated[Size, Doc("The file is rotated when it is larger; 0: never.")] = 50 * MIB
     keep_files: Annotated[int, Range(least=0), Doc("How many rotated files are kept.")] = 5
 

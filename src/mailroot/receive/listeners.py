@@ -20,10 +20,11 @@ from mailroot.units import MINUTE, Doc, Duration, Range
 class TlsSettings:
     """STARTTLS is offered when a certificate is set."""
 
-    certificate: Annotated[Path, Doc("PEM file with the certificate and its chain.")]
-    key: Annotated[Path | None, Doc("PEM file with the private key, if it is not in the certificate's file.")] = (
-        None
-    )
+    certificate: Annotated[Path, Doc("PEM file with the certificate and its chain.", example="certificate.pem")]
+    key: Annotated[
+        Path | None,
+        Doc("PEM file with the private key, if it is not in the certificate's file.", example="certificate.key"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class GeneralSettings:
         tuple[str, ...],
         Doc("Addresses and ports to listen on; '*:25' is every address, IPv4 and IPv6."),
     ] = ("127.0.0.1:25", "[::1]:25")
-    tls: Annotated[TlsSettings | None, Doc("Certificate for STARTTLS.")] = None
+    tls: Annotated[TlsSettings | None, Doc("Certificate for STARTTLS, which is offered when there is one.")] = None
     max_connections: Annotated[
         int, Range(least=0), Doc("Limit number of connections to; 0: no limit. Further ones get a 421.")
     ] = 1000
