@@ -249,6 +249,23 @@ async def test_a_database_that_is_not_ours_or_whole_is_left_alone(
     assert digest(opener.folder) == before
 
 
+async def test_a_database_whose_end_is_in_its_log_alone_is_whole(opener: Opener, tmp_path: Path) -> None:
+    """A kill while the log was moved: the first page is there and counts pages that are not."""
+    queue = await opener()
+    file = opener.folder / "queue.sqlite3"
+    log = opener.folder / "queue.sqlite3-wal"
+    short = file.read_bytes()
+    ids = [await put(queue, b"x" * 20_000) for _ in range(20)]
+    frames = log.read_bytes()
+    await queue.close()
+    moved = file.read_bytes()
+    assert len(moved) > len(short)
+    file.write_bytes(moved[:4096] + short[4096:])
+    log.write_bytes(frames)
+    again = await opener()
+    assert (await again.counts()).queued == len(ids)
+
+
 async def test_an_empty_file_is_no_database_yet(opener: Opener) -> None:
     opener.folder.mkdir()
     (opener.folder / "queue.sqlite3").touch()

@@ -66,7 +66,10 @@ def prepare(file: Path) -> None:
         _create(file)
         return
     refuse_foreign(file)
-    _look_at_tables(file)
+    # Killed while the log was moved into the database, its first page may count pages that are in the log alone yet.
+    # To SQLite that is damage as long as it is not shown the log, so then only `_look_through` can tell.
+    if not _missing_octets(file):
+        _look_at_tables(file)
     _look_through(file)
 
 
@@ -132,14 +135,18 @@ def refuse_foreign(file: Path) -> None:
         )
     if version < 1:
         raise QueueRefused(f"{file} is damaged: it says it is queue version {version}. {_WAY_OUT}.")
+    log = file.with_name(f"{file.name}-wal")
+    if (missing := _missing_octets(file)) and not (log.exists() and log.stat().st_size):
+        raise QueueRefused(f"{file} is damaged: {missing:,} octets are missing at its end. {_WAY_OUT}.")
+
+
+def _missing_octets(file: Path) -> int:
+    """How much shorter the database is than its first page says."""
+    with file.open("rb") as database:
+        header = database.read(_HEADER)
     page = int.from_bytes(header[16:18], "big")
     octets = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
-    log = file.with_name(f"{file.name}-wal")
-    # With a log beside it, pages at the end may still be in there alone.
-    if file.stat().st_size < octets and not (log.exists() and log.stat().st_size):
-        raise QueueRefused(
-            f"{file} is damaged: {octets - file.stat().st_size:,} octets are missing at its end. {_WAY_OUT}."
-        )
+    return max(0, octets - file.stat().st_size)
 
 
 def _look_at_tables(file: Path) -> None:
