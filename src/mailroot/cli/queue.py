@@ -162,7 +162,7 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
         [
             Column("RECIPIENT", least=14, wraps=True),
             Column("IS"),
-            Column("HOST", rank=2, least=15, wraps=True),
+            Column("HOST", rank=2, least=24, wraps=True),
             Column("LAST REPLY", rank=1, least=20, wraps=True),
         ],
         [[r["address"], r["fate"], r["host"], r["reply"]] for r in message["recipients"]],
@@ -173,8 +173,8 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
             [
                 Column("TIME"),
                 Column("OUTCOME"),
-                Column("RECIPIENTS", rank=2, least=12, wraps=True),
-                Column("HOST", rank=1, least=15, wraps=True),
+                Column("RECIPIENTS", rank=2, least=17, wraps=True),
+                Column("HOST", rank=1, least=24, wraps=True),
                 Column("REPLY", least=18, wraps=True),
             ],
             [_story_row(line, len(message["recipients"])) for line in message["story"]],

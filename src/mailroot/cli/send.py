@@ -5,7 +5,7 @@ import re
 import smtplib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -19,6 +19,7 @@ from mailroot.cli.tables import ahead, complain, exact_time, plain, say, say_jso
 
 _SMTP_SECONDS = 60.0
 _FIRST_POLL, _LONGEST_POLL = 0.05, 1.0
+Tell = Callable[[str], None]
 _MESSAGE_ID = re.compile(r"<[^<>\s]+>")
 
 
@@ -182,7 +183,7 @@ def _find(service: Service, server: str, message_id: str, since: float) -> dict[
 class _Told:
     """Says each thing about a recipient once."""
 
-    def __init__(self, tell: Any) -> None:
+    def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._last: dict[str, str] = {}
 
@@ -192,34 +193,38 @@ class _Told:
             self._tell(f"{plain(recipient)}: {plain(text)}")
 
 
-def _follow(service: Service, id: str, deadline: float, tell: Any) -> tuple[dict[str, Any], str]:
+def _follow(service: Service, id: str, deadline: float, tell: Tell) -> tuple[dict[str, Any], str]:
     """Tell what happens to it until there is nothing more to expect before the deadline."""
+    with _waiting(tell) as tell_above:
+        return _watch(service, id, deadline, tell_above)
+
+
+def _watch(service: Service, id: str, deadline: float, tell: Tell) -> tuple[dict[str, Any], str]:
     told = _Told(tell)
     wait = _FIRST_POLL
     trying: dict[str, str] = {}
-    with _waiting():
-        while True:
-            detail: dict[str, Any] = service.get(f"/v1/messages/{segment(id)}")
-            summary = detail["summary"]
-            now = time.time()
-            for recipient in detail["recipients"]:
-                told_of = _standing(recipient, summary, now)
-                if told_of:
-                    told(recipient["address"], told_of)
-                elif summary["doing"] == "being delivered":
-                    address = recipient["address"]
-                    if address not in trying:
-                        trying[address] = _destination(service, summary, address)
-                    told(address, f"trying {trying[address]}")
-            if result := _result(detail, now):
-                if result == "held":
-                    tell(f"it is held; `mailroot queue release {id}` lets it go on")
-                return detail, result
-            if now >= deadline:
-                tell(f"still {summary['doing']}; `mailroot queue show {id}` tells how it goes on")
-                return detail, "waiting"
-            time.sleep(min(wait, max(0.0, deadline - now)))
-            wait = min(wait * 1.5, _LONGEST_POLL)
+    while True:
+        detail: dict[str, Any] = service.get(f"/v1/messages/{segment(id)}")
+        summary = detail["summary"]
+        now = time.time()
+        for recipient in detail["recipients"]:
+            told_of = _standing(recipient, summary, now)
+            if told_of:
+                told(recipient["address"], told_of)
+            elif summary["doing"] == "being delivered":
+                address = recipient["address"]
+                if address not in trying:
+                    trying[address] = _destination(service, summary, address)
+                told(address, trying[address])
+        if result := _result(detail, now):
+            if result == "held":
+                tell(f"it is held; `mailroot queue release {id}` lets it go on")
+            return detail, result
+        if now >= deadline:
+            tell(f"still {summary['doing']}; `mailroot queue show {id}` tells how it goes on")
+            return detail, "waiting"
+        time.sleep(min(wait, max(0.0, deadline - now)))
+        wait = min(wait * 1.5, _LONGEST_POLL)
 
 
 def _standing(recipient: dict[str, Any], summary: dict[str, Any], now: float) -> str:
@@ -252,22 +257,29 @@ def _result(detail: dict[str, Any], now: float) -> str:
 
 
 def _destination(service: Service, summary: dict[str, Any], recipient: str) -> str:
-    """Where the recipient's mail goes, as `explain` knows it."""
+    """Where the recipient's mail goes now, as `explain` knows it."""
     with suppress(Failure):
         query = {"server": summary["server"], "from": summary["sender"], "to": recipient}
         explanation = service.get("/v1/explain", query)
         for host in explanation["hosts"]:
-            return f"{host['name'] or host['address']}, port {host['port']}"
-        return str(explanation["route"])
-    return "the next hop"
+            return f"trying {host['name'] or host['address']}, port {host['port']}"
+        return f"on its way {explanation['route'].partition(': ')[2]}"
+    return "on its way"
 
 
 @contextmanager
-def _waiting() -> Iterator[None]:
+def _waiting(tell: Tell) -> Iterator[Tell]:
+    """Shows on a terminal that something is going on; what is told meanwhile stands above it."""
     if not (sys.stderr.isatty() and sys.stdout.isatty()):
-        yield
+        yield tell
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("following it"):
-        yield
+    with Console(stderr=True).status("following it") as status:
+
+        def tell_above(text: str) -> None:
+            status.stop()
+            tell(text)
+            status.start()
+
+        yield tell_above

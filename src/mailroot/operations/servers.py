@@ -7,17 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from mailroot.deliver.hosts import Hosts
+from mailroot.deliver.route import Router
+from mailroot.net.dns import Resolver
+from mailroot.policy.access import Access
+from mailroot.policy.domains import LocalDomains
 from mailroot.queue.base import Queue
-
-if TYPE_CHECKING:
-    from mailroot.deliver.hosts import Hosts
-    from mailroot.deliver.route import Router
-    from mailroot.net.dns import Resolver
-    from mailroot.policy.access import Access
-    from mailroot.policy.domains import LocalDomains
-    from mailroot.receive.sessions import SessionInfo
+from mailroot.receive.sessions import SessionInfo
 
 
 class ServerState(StrEnum):
@@ -44,7 +42,7 @@ class Folders:
 class SessionRegistry(Protocol):
     """The sessions of one virtual server (`receive.sessions.Sessions` is one)."""
 
-    def list(self) -> "Sequence[SessionInfo]": ...
+    def list(self) -> Sequence[SessionInfo]: ...
 
     def end(self, id: str) -> bool:
         """Close that session; False: there is none by that id."""
@@ -95,19 +93,19 @@ class VirtualServer(Protocol):
     # What `explain` asks; these are there in every state.
 
     @property
-    def access(self) -> "Access": ...
+    def access(self) -> Access: ...
 
     @property
-    def local(self) -> "LocalDomains": ...
+    def local(self) -> LocalDomains: ...
 
     @property
-    def router(self) -> "Router": ...
+    def router(self) -> Router: ...
 
     @property
-    def resolver(self) -> "Resolver": ...
+    def resolver(self) -> Resolver: ...
 
     @property
-    def hosts(self) -> "Hosts":
+    def hosts(self) -> Hosts:
         """Finds the machines of a route; the same rules (circles noticed, source address) as in delivery."""
         ...
 

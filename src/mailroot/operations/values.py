@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 from mailroot.operations.servers import Folders, ServerState
 from mailroot.queue.base import Attempt, Counts, Fate, Record, Standing, State, format_id
-
-if TYPE_CHECKING:
-    from mailroot.receive.sessions import SessionInfo
+from mailroot.receive.sessions import SessionInfo
 
 FIRST_RECIPIENTS = 3
 """So many recipients of a message are named in a listing."""
@@ -145,7 +143,7 @@ class Changed:
     next: str | None
 
 
-def session_status(server: str, info: "SessionInfo") -> SessionStatus:
+def session_status(server: str, info: SessionInfo) -> SessionStatus:
     """A session as operators see it."""
     return SessionStatus(
         server=server,

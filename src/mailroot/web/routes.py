@@ -233,7 +233,7 @@ async def _body(request: Request, known: Set[str]) -> tuple[Parameters, bool]:
     everything = body.pop("all", False)
     if not isinstance(everything, bool):
         raise Invalid('"all" must be true or false')
-    _check_names({name: () for name in body}, known)
+    _check_names(dict.fromkeys(body, ()), known)
     found = {name: [_text(name, item) for item in _list(value)] for name, value in body.items()}
     _check_names(found, known)
     return found, everything
