@@ -41,9 +41,7 @@ class Binder:
         if node is not None:
             if not isinstance(node.value, dict):
                 names = ", ".join(setting.name for setting in settings_of(kind))
-                self._findings.error(
-                    node.path, f"must be a table, not {shown(node.value)}; right would be keys in it: {names}"
-                )
+                self._findings.error(node.path, f"must be a table with keys in it; right would be some of {names}")
                 return default
             tables = node.value
             known = [setting.name for setting in settings_of(kind)]

@@ -176,7 +176,7 @@ class Check:
 
     def _security(self, security: OutboundSecurity, node: Node, section: Sequence[str | int]) -> None:
         findings = self._findings
-        if security.username and not security.password:
+        if security.username and not security.password and not is_written(node, *section, "password"):
             findings.error(
                 find(node, *section, "username"),
                 'has no password beside it; right would be password = { file = "NAME" }',
@@ -290,20 +290,19 @@ class Check:
                     )
                 own += [(endpoint, owner) for endpoint in endpoints]
             taken += own
-            self._own_folders(checked, owner, folders)
+            self._own_mailroot(checked, owner, folders)
 
-    def _own_folders(self, checked: Checked, owner: str, folders: dict[Path, str]) -> None:
+    def _own_mailroot(self, checked: Checked, owner: str, taken: dict[Path, str]) -> None:
+        """Drop and Badmail may be shared, names in them being unique; Pickup and the queue are of one server."""
         settings = checked.settings
-        for names, folder in _folders_of(settings):
-            other = folders.get(folder)
-            if other is not None and other != owner:
-                right = settings.general.mailroot.name + f"/{settings.name}"
-                self._findings.error(
-                    find(checked.node, *names),
-                    f"{folder} belongs to {other} already; each virtual server has its own, right would be "
-                    f'"{right}"',
-                )
-            folders.setdefault(folder, owner)
+        folder = settings.general.mailroot
+        if folder in taken:
+            self._findings.error(
+                find(checked.node, "general", "mailroot"),
+                f"{folder} belongs to {taken[folder]} already; right would be a folder of its own, as "
+                f'"{folder.name}/{settings.name}"',
+            )
+        taken.setdefault(folder, owner)
 
 
 def _folders_of(settings: VirtualServerSettings) -> list[tuple[tuple[str, ...], Path]]:

@@ -109,7 +109,9 @@ def _in_words(what: str, line: str) -> str:
     elif what.startswith("Expected newline") and re.match(r"[0-9.]+\s*[A-Za-z]|[0-9.]+\.", value):
         hint = 'a value with a unit, or an address, stands in quotes; right would be KEY = "15 min"'
     elif "Cannot overwrite" in what or "Cannot declare" in what:
-        hint = "this key or section is there already; once is right"
+        return "this key or section is there twice; once is right"
+    elif (what.startswith("Invalid value") and value[:1] in ("[", "{")) or "Unclosed" in what:
+        hint = "a bracket or brace is not closed, perhaps"
     elif "Expected '='" in what and not equals:
         hint = "right would be [SECTION] or KEY = VALUE"
     elif "Illegal character" in what or "Unterminated" in what:

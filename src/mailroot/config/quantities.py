@@ -23,7 +23,7 @@ _SIZES = {
 _SECONDS = {name: seconds for seconds, names in _DURATIONS.items() for name in names}
 _OCTETS = {name.lower(): octets for octets, names in _SIZES.items() for name in names}
 
-_PART = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([A-Za-z]+)\s*,?")
+_PART = re.compile(r"\s*([0-9]{1,16}(?:\.[0-9]{1,6})?)\s*([A-Za-z]+)\s*,?")
 
 LONGEST = 10 * 365 * DAY
 LARGEST = 1024 * 1024 * _GIB

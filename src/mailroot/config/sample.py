@@ -143,9 +143,8 @@ def _text(text: str) -> str:
 
 def _effective(value: Any, path: tuple[str | int, ...]) -> Iterator[str]:
     """The settings of one table, then those of the tables below it."""
-    settings = [
-        setting for setting in settings_of(type(value)) if (path[0], setting.name) != ("virtual_server", "name")
-    ]
+    # The name of a virtual server is in the names of its tables.
+    settings = settings_of(type(value))[1 if isinstance(value, VirtualServerSettings) else 0 :]
     plain = [setting for setting in settings if not setting.is_section]
     if plain:
         yield ""

@@ -48,25 +48,27 @@ def over(below: Node, above: Node) -> Node:
 def find(node: Node, *names: str | int) -> Path:
     """Where a setting stands, or would have to."""
     for n, name in enumerate(names):
-        inner: Node | None = None
-        if isinstance(name, str):
-            inner = node.tables.get(name)
-        elif isinstance(node.value, list) and name < len(node.value):
-            inner = node.value[name]
+        inner = _within(node, name)
         if inner is None:
             return (*node.path, *names[n:])
         node = inner
     return node.path
 
 
-def is_written(node: Node, *names: str) -> bool:
+def is_written(node: Node, *names: str | int) -> bool:
     """Whether the setting is in the file, or left to its default."""
     for name in names:
-        inner = node.tables.get(name)
+        inner = _within(node, name)
         if inner is None:
             return False
         node = inner
     return True
+
+
+def _within(node: Node, name: str | int) -> Node | None:
+    if isinstance(name, str):
+        return node.tables.get(name)
+    return node.value[name] if isinstance(node.value, list) and name < len(node.value) else None
 
 
 def place(path: Path, *, table: bool = False) -> str:
