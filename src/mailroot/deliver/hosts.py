@@ -71,7 +71,7 @@ def _is_of_this_computer(address: str) -> bool:
     """Only an address of our own can be bound to; no list of interfaces says it as surely on every system."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))
     except OSError:
         return False
