@@ -12,8 +12,9 @@ from typing import Protocol
 
 from mailroot.clock import Clock
 from mailroot.deliver.connection import Connection, Trouble
-from mailroot.deliver.hosts import Host, NoHosts
-from mailroot.deliver.pool import Pool, Stopped
+from mailroot.deliver.destination import ANY, Stopped, Wish
+from mailroot.deliver.hosts import NoHosts
+from mailroot.deliver.pool import Pool
 from mailroot.deliver.route import Route, Router, ToDrop, ToHosts
 from mailroot.mail.address import Address, domain_key
 from mailroot.mail.convert import to_seven_bit
@@ -110,25 +111,24 @@ class Attempt:
     async def _relay(self, route: ToHosts, indices: list[int]) -> None:
         """Host after host, until nobody is left who might fare better with the next."""
         pool = self._courier.pool
-        tried: frozenset[Host] = frozenset()
+        wish = ANY
         undecided = indices
-        renewed = False
         while undecided:
-            taken = await pool.take(route, tried, fresh=renewed)
+            taken = await pool.take(route, wish)
             if not isinstance(taken, Connection):
                 undecided = self._without(taken, route, undecided)
                 break
-            used = taken.messages > 0
+            used, before = taken.messages > 0, len(undecided)
             try:
                 undecided, stale = await self._over(taken, route, undecided)
             finally:
                 pool.give(route, taken)
-            if stale and (used or len(undecided) < len(indices)) and not renewed:
+            if stale and (len(undecided) < before or (used and not wish.fresh)):
                 # It closed while it was idle, or after the last message it wanted to take; that says nothing
                 # about this one, and nothing of this one was accepted.
-                renewed = True
+                wish = Wish(wish.tried, fresh=True)
             else:
-                tried |= {taken.host}
+                wish = Wish(wish.tried | {taken.host})
         if undecided and route.fallback is not None:
             await self._relay(route.fallback, undecided)
 
