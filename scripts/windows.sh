@@ -64,9 +64,10 @@ setup() {
   for program in wine x86_64-w64-mingw32-gcc; do
     command -v "$program" >/dev/null || { echo "windows.sh: there is no '$program' here" >&2; exit 1; }
   done
-  [ -e "$home/.fetched" ] || { fetch_python && touch "$home/.fetched"; }
-  [ -e "$home/.prefix" ] || { make_prefix && touch "$home/.prefix"; }
-  [ "$home/.installed" -nt pyproject.toml ] || { install_project && touch "$home/.installed"; }
+  # As plain commands, not after && or ||: there, a function would go on after its first failure.
+  if [ ! -e "$home/.fetched" ]; then fetch_python; touch "$home/.fetched"; fi
+  if [ ! -e "$home/.prefix" ]; then make_prefix; touch "$home/.prefix"; fi
+  if [ ! "$home/.installed" -nt pyproject.toml ]; then install_project; touch "$home/.installed"; fi
 }
 
 # One at a time: Wine keeps a server and services running for a while, and what belongs to this prefix ends with us.
