@@ -380,3 +380,22 @@ def test_no_letter_ends_a_command_in_a_poor_locale(running: Running) -> None:
 def test_main_answers_with_the_exit_code() -> None:
     assert main(["version"]) == 0
     assert main(["version", "--nonsense"]) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_said(running: Running) -> None:
+    known = message(running)
+    where = ["--api", running.address, "--token-file", str(running.token_file)]
+    for command in (
+        ["queue", "list"],
+        ["queue", "list", "--json"],
+        ["queue", "export", known, "-o", "-"],
+        ["version"],
+    ):
+        options = where if command != ["version"] else []
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", _MAIN, *command, *options], stdout=full, stderr=subprocess.PIPE, timeout=60
+            )
+        assert done.returncode == 1
+        assert done.stderr.splitlines() == [b"mailroot: standard output cannot be written: No space left on device"]

@@ -13,7 +13,7 @@ import typer
 
 from mailroot.cli import config, queue, server, session
 from mailroot.cli.client import ConfigOption, Failure, Service, on_service
-from mailroot.cli.tables import complain, plain, say, say_json
+from mailroot.cli.tables import OutputLost, complain, plain, say, say_json
 
 app = typer.Typer(
     name="mailroot",
@@ -105,6 +105,12 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as end:
         # How the command line library says what it is done with: 0, 2 for a wrong command line, what Exit carries.
         return end.code if isinstance(end.code, int) else 1
+    except OutputLost as lost:
+        # What is still in the buffer would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not lost.reader_left:
+            complain(f"mailroot: {lost}")
+        return 1
     except Failure as failure:
         complain("mailroot: " + "\n".join(map(plain, str(failure).split("\n"))))
         return 1

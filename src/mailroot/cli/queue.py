@@ -22,11 +22,13 @@ from mailroot.cli.tables import (
     many,
     octets,
     plain,
+    put,
     say,
     say_json,
     show_facts,
     show_table,
     span,
+    writing,
 )
 
 app = typer.Typer(
@@ -119,10 +121,10 @@ def _pages(service: Service, parameters: dict[str, Any], limit: int) -> Iterator
 def _show_json(pages: Iterator[tuple[list[dict[str, Any]], str]]) -> None:
     """One JSON object, written as the pages come, so that memory stays constant."""
     next_page, separator = "", "\n"
-    sys.stdout.write('{"messages": [')
+    put('{"messages": [')
     for messages, before in pages:
         for message in messages:
-            sys.stdout.write(separator + json_text(message))
+            put(separator + json_text(message))
             separator = ",\n"
         next_page = before
     say(f'], "next": {json_text(next_page or None)}}}')
@@ -263,7 +265,8 @@ def export(
     for name in ids:
         with service.octets(f"/v1/messages/{segment(name)}/content") as (size, chunks):
             if output == "-":
-                _copy(chunks, size, sys.stdout.buffer, name)
+                with writing():
+                    _copy(chunks, size, sys.stdout.buffer, name)
                 continue
             file = Path(output)
             if file.is_dir():

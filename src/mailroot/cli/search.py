@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from datetime import time as time_of_day
 from typing import Annotated, Any
 
@@ -88,7 +88,7 @@ def read_when(text: str, now: float) -> float:
     text = text.strip()
     if match := _AGO.fullmatch(text):
         return now - float(match[1]) * _SECONDS[match[2][0]]
-    today = datetime.fromtimestamp(now).astimezone().date()
+    today = datetime.fromtimestamp(now, UTC).astimezone().date()
     try:
         if len(text) <= 8 and ":" in text:
             return datetime.combine(today, time_of_day.fromisoformat(text)).timestamp()

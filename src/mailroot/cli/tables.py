@@ -4,12 +4,14 @@ What comes out of a message (addresses, subjects, replies) was written by strang
 characters out, so that no subject can move the cursor or colour the screen.
 """
 
+import errno
 import json
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _GAP = 2
@@ -44,15 +46,17 @@ def local_time(when: float | None, now: float) -> str:
     """A time on this machine's clock: "14:05:31" today, "2027-01-15 14:05" otherwise, "" for None."""
     if when is None:
         return ""
-    moment = datetime.fromtimestamp(when).astimezone()
-    if moment.date() == datetime.fromtimestamp(now).astimezone().date():
+    moment = datetime.fromtimestamp(when, UTC).astimezone()
+    if moment.date() == datetime.fromtimestamp(now, UTC).astimezone().date():
         return moment.strftime("%H:%M:%S")
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
 def exact_time(when: float | None) -> str:
     """Date, time and offset from UTC: "2027-01-15 14:05:31 +0100", "" for None."""
-    return datetime.fromtimestamp(when).astimezone().strftime("%Y-%m-%d %H:%M:%S %z") if when is not None else ""
+    return (
+        datetime.fromtimestamp(when, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %z") if when is not None else ""
+    )
 
 
 def span(seconds: float) -> str:
@@ -93,10 +97,34 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+class OutputLost(Exception):
+    """Standard output cannot be written to; `reader_left`: who read it had enough, which is no fault."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {error.strerror or error}")
+        # Windows says EINVAL for a pipe without a reader.
+        self.reader_left = error.errno in (errno.EPIPE, errno.EINVAL)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Around whatever writes to standard output. Raises OutputLost."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputLost(error) from None
+
+
+def put(text: str) -> None:
+    """Text on standard output, as it is. Raises OutputLost."""
+    with writing():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 def say(text: str = "") -> None:
-    """A line for people, on standard output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """A line for people, on standard output. Raises OutputLost."""
+    put(text + "\n")
 
 
 def complain(text: str) -> None:
@@ -153,7 +181,8 @@ def _show_fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept
         )
     for row in cells:
         table.add_row(*(Text(row[n]) for n in widths))
-    console.print(table)
+    with writing():
+        console.print(table)
 
 
 def fit(columns: Mapping[int, tuple[Column, int]], room: int) -> dict[int, int]:
