@@ -51,6 +51,7 @@ class NextHop:
     """Before it answers this verb it waits for the event."""
     messages: list[Arrived] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    peers: list[str] = field(default_factory=list)
     connections: int = 0
     open: int = 0
     most_open: int = 0
@@ -87,6 +88,7 @@ class NextHop:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self.peers.append(writer.get_extra_info("peername")[0])
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
