@@ -17,7 +17,7 @@ from mailroot.mail.address import Address
 from mailroot.mail.envelope import Door, Envelope, Origin, Recipient
 from mailroot.mail.outcome import Deferred, Delivered
 from mailroot.mail.reply import Reply
-from mailroot.queue import bodies, fresh, schema, workers, writer
+from mailroot.queue import bodies, fresh, operation, schema, workers, writer
 from mailroot.queue.base import (
     SMALL,
     Counts,
@@ -29,6 +29,7 @@ from mailroot.queue.base import (
     QueueRefused,
     Search,
     Settlement,
+    format_id,
 )
 from mailroot.queue.sqlite import SqliteQueue, open_queue
 from mailroot.system import FileLock
@@ -396,7 +397,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     transactions: list[int] = []
     transact = writer.Writer._transact
 
-    def count(self: writer.Writer, batch: list[writer.Operation]) -> None:
+    def count(self: writer.Writer, batch: list[operation.Operation]) -> None:
         transactions.append(len(batch))
         transact(self, batch)
 
@@ -537,8 +538,8 @@ async def test_on_a_full_disk_what_frees_room_goes_first(opener: Opener, monkeyp
     [claim] = await queue.claim(1)
     apply = writer.Writer._apply
 
-    def full(self: writer.Writer, connection: sqlite3.Connection, batch: list[writer.Operation]) -> None:
-        if any(isinstance(operation, writer.Insert) for operation in batch):
+    def full(self: writer.Writer, connection: sqlite3.Connection, batch: list[operation.Operation]) -> None:
+        if any(isinstance(each, operation.Insert) for each in batch):
             raise failure("database or disk is full", sqlite3.SQLITE_FULL)
         apply(self, connection, batch)
 
@@ -730,3 +731,18 @@ async def test_free_pages_go_back_to_the_disk(opener: Opener, monkeypatch: pytes
         while file.stat().st_size > 256 * 1024:
             await asyncio.sleep(0.001)
     assert (await queue.counts()).finished == 20
+
+
+async def test_closing_while_remains_are_swept(opener: Opener) -> None:
+    await (await opener()).close()
+    for number in range(3000):
+        (opener.folder / "bodies" / f"{format_id(MessageId(number))}-1.body").touch()
+    for turns in range(10):
+        queue = await opener()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await queue.close()
+    queue = await opener()
+    await asyncio.wait(queue._tasks[1:])
+    await queue.close()
+    assert files(opener.folder) == []

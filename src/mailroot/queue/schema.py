@@ -66,8 +66,8 @@ def prepare(file: Path) -> None:
         _create(file)
         return
     refuse_foreign(file)
-    # Killed while the log was moved into the database, its first page may count pages that are in the log alone yet.
-    # To SQLite that is damage as long as it is not shown the log, so then only `_look_through` can tell.
+    # Killed while the log was moved into the database, its first page may count pages that are in the log alone
+    # yet. To SQLite that is damage as long as it is not shown the log, so then only `_look_through` can tell.
     if not _missing_octets(file):
         _look_at_tables(file)
     _look_through(file)

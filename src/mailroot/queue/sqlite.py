@@ -42,11 +42,12 @@ from mailroot.queue.base import (
 )
 from mailroot.queue.bodies import Bodies, queue_error
 from mailroot.queue.fresh import Fresh
+from mailroot.queue.operation import CommitUnknown, Insert, Operation, Settle, Work
 from mailroot.queue.reader import Reader
 from mailroot.queue.stored import StoredContent, StoredDraft
 from mailroot.queue.workers import Watch, Worker
-from mailroot.queue.writer import CommitUnknown, Insert, Operation, Settle, Work, Writer
-from mailroot.system import FileLock, make_private
+from mailroot.queue.writer import Writer
+from mailroot.system import FileLock, make_private, sync_folder
 
 T = TypeVar("T")
 
@@ -88,23 +89,30 @@ def _open(folder: Path) -> tuple[FileLock, Worker]:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
         raise QueueRefused(f"This Python has SQLite {sqlite3.sqlite_version}; the queue needs {wanted} or later.")
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     schema.refuse_foreign(folder / DATABASE)  # before a lock file is put beside it
     turn = FileLock(folder / "queue.lock")
     try:
         turn.acquire()
         try:
             schema.prepare(folder / DATABASE)
-            bodies = folder / "bodies"
-            if not bodies.exists():
-                bodies.mkdir()
-                make_private(bodies)
+            if not (folder / "bodies").exists():
+                _make(folder / "bodies")
+                make_private(folder / "bodies")
         finally:
             turn.release()
         return turn, Worker(folder)
     except BaseException:
         turn.close()
         raise
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and durable that it is there: what is stored in it must be found again."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 class SqliteQueue:

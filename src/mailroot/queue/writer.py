@@ -18,7 +18,7 @@ import queue
 import sqlite3
 import threading
 import time
-from asyncio import AbstractEventLoop, Future
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 from mailroot.queue import rows, schema
 from mailroot.queue.base import LEASE_LOST, LeaseLost, QueueError, QueueFull
 from mailroot.queue.bodies import queue_error
+from mailroot.queue.operation import CommitUnknown, Insert, Operation, Settle, Work
 from mailroot.system import FileLock, free_disk
 
 MOST_OPERATIONS = 256
@@ -72,73 +73,6 @@ _ENVIRONMENT = {
 
 _UNSYNCED = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 """I/O errors after which the mark that commits cannot be in the log."""
-
-
-class CommitUnknown(QueueError):
-    """The commit failed, but a crash now could still bring the transaction back: nothing may be acknowledged, and
-    nothing that it names may be removed."""
-
-
-class Operation:
-    """Something to be done in a transaction. When that is over, `error` or `result` is there, `done` is called with
-    the operation in the event loop (whether or not somebody still waits), and then the future is set."""
-
-    __slots__ = ("done", "error", "future", "octets", "result")
-
-    def __init__(self, future: "Future[Any]", octets: int = 0, done: "Callable[[Any], None] | None" = None) -> None:
-        self.future = future
-        self.octets = octets
-        self.done = done
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class Insert(Operation):
-    """Store a new message: its rows, as `rows.insertion` has them."""
-
-    __slots__ = ("rows",)
-
-    def __init__(self, future: "Future[Any]", rows: rows.New, octets: int, done: Callable[[Any], None]) -> None:
-        super().__init__(future, octets, done)
-        self.rows = rows
-
-
-class Settle(Operation):
-    """Store the result of an attempt, as `rows.settlement` has it, and reports as new messages, if the lease is
-    still ours; else the error is LeaseLost."""
-
-    __slots__ = ("reports", "row")
-
-    def __init__(
-        self,
-        future: "Future[Any]",
-        row: rows.Row,
-        reports: Sequence[rows.New],
-        octets: int,
-        done: Callable[[Any], None],
-    ) -> None:
-        super().__init__(future, octets, done)
-        self.row = row
-        self.reports = reports
-
-
-class Work(Operation):
-    """Anything else: `run` is called with the connection inside the transaction, and again, alone, if the
-    transaction had to be taken back. `peek` is asked before there is one: if its answer is not None, that is the
-    result, and no transaction is needed."""
-
-    __slots__ = ("peek", "run")
-
-    def __init__(
-        self,
-        future: "Future[Any]",
-        run: Callable[[sqlite3.Connection], object],
-        peek: Callable[[sqlite3.Connection], object] | None = None,
-        done: "Callable[[Any], None] | None" = None,
-    ) -> None:
-        super().__init__(future, 0, done)
-        self.run = run
-        self.peek = peek
 
 
 class Writer:
