@@ -1,4 +1,4 @@
-"""The agent: retries and their times, delay, expiry, reports and Badmail, trouble with the queue, our own faults."""
+"""The agent: retries and their times, delay, expiry, reports and Badmail, the queue's trouble, our own faults."""
 
 import asyncio
 from pathlib import Path
@@ -68,17 +68,19 @@ async def test_nobody_is_told_of_a_delay_who_does_not_want_to(tmp_path: Path) ->
 
 
 async def test_a_failure_is_reported_and_copied(tmp_path: Path) -> None:
-    async with NextHop({"RCPT": ["550 5.1.1 unknown", "250 ok"]}) as hop:
-        async with out(tmp_path, hop, copy_to="postmaster@example.org").running() as delivery:
-            await delivery.send(TEXT, "a@example.net")
-            await delivery.until_seen(RecipientDelivered, 2)
-            assert [e.kind for e in delivery.seen(ReportWritten)] == ["failed", "failed"]
-            assert sorted(m.recipients[0] for m in hop.messages) == [
-                "RCPT TO:<postmaster@example.org>",
-                "RCPT TO:<s@example.com>",
-            ]
-            assert all(m.mail.startswith("MAIL FROM:<>") for m in hop.messages)
-            assert b"Status: 5.1.1" in hop.messages[0].octets
+    async with (
+        NextHop({"RCPT": ["550 5.1.1 unknown", "250 ok"]}) as hop,
+        out(tmp_path, hop, copy_to="postmaster@example.org").running() as delivery,
+    ):
+        await delivery.send(TEXT, "a@example.net")
+        await delivery.until_seen(RecipientDelivered, 2)
+        assert [e.kind for e in delivery.seen(ReportWritten)] == ["failed", "failed"]
+        assert sorted(m.recipients[0] for m in hop.messages) == [
+            "RCPT TO:<postmaster@example.org>",
+            "RCPT TO:<s@example.com>",
+        ]
+        assert all(m.mail.startswith("MAIL FROM:<>") for m in hop.messages)
+        assert b"Status: 5.1.1" in hop.messages[0].octets
 
 
 async def test_a_report_that_fails_goes_to_badmail(tmp_path: Path) -> None:

@@ -76,41 +76,53 @@ async def test_the_best_exchanger_gets_it(tmp_path: Path) -> None:
     ],
 )
 async def test_the_next_exchanger_after_a_refusal_for_now(tmp_path: Path, replies: dict[str, str]) -> None:
-    async with NextHop(replies) as a, NextHop(address="127.0.0.2", port=a.port) as b:
-        async with out(tmp_path, a.port).running() as delivery:
-            event = await one(delivery, "x@two.example")
-            assert isinstance(event, RecipientDelivered)
-            assert event.host == f"b.example [127.0.0.2]:{a.port}"
-            assert (a.connections, len(b.messages)) == (1, 1)
+    async with (
+        NextHop(replies) as a,
+        NextHop(address="127.0.0.2", port=a.port) as b,
+        out(tmp_path, a.port).running() as delivery,
+    ):
+        event = await one(delivery, "x@two.example")
+        assert isinstance(event, RecipientDelivered)
+        assert event.host == f"b.example [127.0.0.2]:{a.port}"
+        assert (a.connections, len(b.messages)) == (1, 1)
 
 
 @pytest.mark.parametrize("replies", [{"MAIL": "550 no"}, {"RCPT": "550 no"}, {".": "554 no"}])
 async def test_not_after_a_refusal_for_ever(tmp_path: Path, replies: dict[str, str]) -> None:
-    async with NextHop(replies) as a, NextHop(address="127.0.0.2", port=a.port) as b:
-        async with out(tmp_path, a.port).running() as delivery:
-            assert isinstance(await one(delivery, "x@two.example"), RecipientFailed)
-            assert b.connections == 0
+    async with (
+        NextHop(replies) as a,
+        NextHop(address="127.0.0.2", port=a.port) as b,
+        out(tmp_path, a.port).running() as delivery,
+    ):
+        assert isinstance(await one(delivery, "x@two.example"), RecipientFailed)
+        assert b.connections == 0
 
 
 async def test_not_where_the_first_may_have_taken_it(tmp_path: Path) -> None:
-    async with NextHop({".": DROP}) as a, NextHop(address="127.0.0.2", port=a.port) as b:
-        async with out(tmp_path, a.port).running() as delivery:
-            event = await one(delivery, "x@two.example")
-            assert isinstance(event, RecipientDeferred)
-            assert "the message's content" in event.reply and b.connections == 0
+    async with (
+        NextHop({".": DROP}) as a,
+        NextHop(address="127.0.0.2", port=a.port) as b,
+        out(tmp_path, a.port).running() as delivery,
+    ):
+        event = await one(delivery, "x@two.example")
+        assert isinstance(event, RecipientDeferred)
+        assert "the message's content" in event.reply and b.connections == 0
 
 
 async def test_only_who_is_undecided_goes_on(tmp_path: Path) -> None:
     replies = {"RCPT": ["250 ok", "450 greylisted", "550 no"]}
-    async with NextHop(replies) as a, NextHop(address="127.0.0.2", port=a.port) as b:
-        async with out(tmp_path, a.port).running() as delivery:
-            await delivery.send(TEXT, "1@two.example", "2@two.example", "3@two.example", sender=None)
-            await delivery.until_seen(RecipientFailed)
-            assert [m.recipients for m in b.messages] == [["RCPT TO:<2@two.example>"]]
-            assert {e.recipient: e.host[0] for e in delivery.seen(RecipientDelivered)} == {
-                "1@two.example": "a",
-                "2@two.example": "b",
-            }
+    async with (
+        NextHop(replies) as a,
+        NextHop(address="127.0.0.2", port=a.port) as b,
+        out(tmp_path, a.port).running() as delivery,
+    ):
+        await delivery.send(TEXT, "1@two.example", "2@two.example", "3@two.example", sender=None)
+        await delivery.until_seen(RecipientFailed)
+        assert [m.recipients for m in b.messages] == [["RCPT TO:<2@two.example>"]]
+        assert {e.recipient: e.host[0] for e in delivery.seen(RecipientDelivered)} == {
+            "1@two.example": "a",
+            "2@two.example": "b",
+        }
 
 
 async def test_a_smart_host_that_is_dead_is_not_waited_for_by_everybody(tmp_path: Path) -> None:
