@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Body, Envelope, Notify, Recipient, Return
 from mailroot.mail.reply import Reply
-from mailroot.smtp.client import (
-    ClientProtocol,
+from mailroot.smtp.client import ClientProtocol
+from mailroot.smtp.client_events import (
     Closing,
     ContentWanted,
     Finished,
@@ -19,12 +19,11 @@ from mailroot.smtp.client import (
     Quit,
     Ready,
     Refused,
-    ReplyError,
     SecurityOffered,
     SecurityRefused,
 )
 from mailroot.smtp.offer import Offer, xtext
-from mailroot.smtp.reply_reader import MAX_LINE, MAX_LINES, ReplyReader
+from mailroot.smtp.reply_reader import MAX_LINE, MAX_LINES, ReplyError, ReplyReader
 from mailroot.smtp.stuffing import Stuffing, paired
 
 pytestmark = pytest.mark.quick

@@ -22,7 +22,8 @@ from mailroot.mail.envelope import Body, Envelope, Recipient
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 from mailroot.mail.reply import Reply
 from mailroot.queue.base import CHUNK, Claim, Content, Record
-from mailroot.smtp.client import Finished, Offer
+from mailroot.smtp.client_events import Finished
+from mailroot.smtp.offer import Offer
 
 MAX_CONVERTED = 32 * 1024 * 1024
 """Largest message that is converted to 7 bit, which happens in memory."""

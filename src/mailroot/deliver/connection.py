@@ -15,21 +15,21 @@ from mailroot.mail.envelope import Envelope
 from mailroot.mail.reply import Reply
 from mailroot.net.stream import Stream, connect
 from mailroot.queue.base import Content
-from mailroot.smtp.client import (
-    ClientProtocol,
+from mailroot.smtp.client import ClientProtocol
+from mailroot.smtp.client_events import (
+    ClientEvent,
     Closing,
     ContentWanted,
     Finished,
     LoggedIn,
     LoginRefused,
-    Offer,
-    Quit,
     Ready,
     Refused,
-    ReplyError,
     SecurityOffered,
     SecurityRefused,
 )
+from mailroot.smtp.offer import Offer
+from mailroot.smtp.reply_reader import ReplyError
 
 _FAREWELL = 5.0
 """Seconds we listen for the reply to QUIT."""
@@ -99,10 +99,6 @@ class Connection:
     @property
     def offer(self) -> Offer:
         return self._protocol.offer
-
-    @property
-    def is_secure(self) -> bool:
-        return self._stream.tls is not None
 
     @property
     def is_usable(self) -> bool:
@@ -300,12 +296,7 @@ async def _login(host: Host, stream: Stream, protocol: ClientProtocol, manner: M
             raise ReplyError(f"{event} instead of a reply to AUTH")
 
 
-async def _event(
-    stream: Stream, protocol: ClientProtocol, manner: Manner
-) -> (
-    Ready | Refused | SecurityOffered | SecurityRefused | LoggedIn | LoginRefused | ContentWanted | Finished
-    | Closing | Quit
-):  # fmt: skip
+async def _event(stream: Stream, protocol: ClientProtocol, manner: Manner) -> ClientEvent:
     while True:
         event = protocol.next_event()
         if out := protocol.outgoing():

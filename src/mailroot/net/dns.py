@@ -4,6 +4,8 @@ dnspython does the asking and is imported with the first question only, since a 
 ask one. Says what is known and what is not; what follows from that is the caller's business.
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import time
@@ -181,7 +183,7 @@ class Resolver:
             raise NoSuchName(text) if absent else LookupFailed(text) from error
         return tuple(dict.fromkeys(str(entry[4][0]) for entry in found)), _AFTER_ABSENCE
 
-    async def _resolve(self, name: str, kind: str) -> "Answer":
+    async def _resolve(self, name: str, kind: str) -> Answer:
         """Raises NoSuchName, LookupFailed; an answer without records has `rrset` None."""
         from dns.exception import DNSException
         from dns.name import EmptyLabel, LabelTooLong, NameTooLong
@@ -195,7 +197,7 @@ class Resolver:
         except (DNSException, OSError) as error:
             raise LookupFailed(f"DNS could not be asked for {name} ({kind}): {error}") from error
 
-    def _new_resolver(self) -> "DnsResolver":
+    def _new_resolver(self) -> DnsResolver:
         from dns.asyncresolver import Resolver as DnsResolver
         from dns.nameserver import Do53Nameserver
 
@@ -207,7 +209,7 @@ class Resolver:
         return resolver
 
 
-def _seconds(answer: "Answer") -> float:
+def _seconds(answer: Answer) -> float:
     return answer.expiration - time.time()
 
 
