@@ -15,6 +15,7 @@ from mailroot.events import Bus, ConfigurationRefused, ConfigurationWarning
 from mailroot.mail.address import Address
 from mailroot.observe.log import Log
 from mailroot.operations import NotFound, OperationError, Operations
+from mailroot.policy.domains import read_domain
 from mailroot.system import on_signals
 from mailroot.virtual_server import Change, VirtualServer
 
@@ -93,9 +94,14 @@ class Service:
             finally:
                 if api is not None:
                     await api.close()
-                await asyncio.gather(*(server.close() for server in self._servers.values()))
+                closed = await asyncio.gather(
+                    *(server.close() for server in self._servers.values()), return_exceptions=True
+                )
                 if self._log is not None:
                     self._log.close()
+        for fault in closed:
+            if fault is not None:
+                raise fault
         return 0
 
     async def reload(self, name: str | None = None) -> None:
@@ -157,7 +163,7 @@ class Service:
     def _on_reload(self) -> None:
         async def reload() -> None:
             with contextlib.suppress(OperationError):  # it is in the log
-                await self.reload()
+                await self._operations.reload()
 
         task = asyncio.get_running_loop().create_task(reload())
         self._reloads.add(task)
@@ -207,7 +213,12 @@ async def computer_name() -> str:
     except TimeoutError:
         name = socket.gethostname()
     # What hosts files make of it in practice is no name for the outside.
-    return socket.gethostname() if name.startswith("localhost") or not name else name
+    if name.startswith("localhost") or not name:
+        name = socket.gethostname()
+    try:
+        return read_domain(name)
+    except ValueError:
+        return "localhost"
 
 
 def welcome(service: Service, command: str) -> str:
@@ -224,18 +235,18 @@ def welcome(service: Service, command: str) -> str:
         if server.trouble:
             lines.append(f"    not started  {server.trouble}")
             continue
-        at = at or server.listeners[0]
+        at = at or next(iter(server.listeners), "")
         folders = server.folders
-        lines.append(f"    listens on   {', '.join(server.listeners)}")
+        lines.append(f"    listens on   {', '.join(server.listeners) or 'no address'}")
         lines.append(f"    folders      {folders.mailroot} (Pickup, Queue, Drop, Badmail)")
         lines.append(f"    local        {server.local.default} goes to {folders.drop}")
         elsewhere = server.router.route(Address("", "any other domain"))
         lines.append(f"    other mail   {elsewhere.describe()}")
-    option = f" --config {configuration.file}" if configuration.file else ""
+    option = f" --config {_quoted(str(configuration.file))}" if configuration.file else ""
     host, _, port = at.rpartition(":")
     lines += [
         f"  API            {service.api_address}",
-        "Next, in another terminal:",
+        "Next, in another terminal:" if configuration.file else "Next, in another terminal, from the same folder:",
         f"  {command} send{option} --from me@example.com --to you@{_a_local_domain(service)}",
         f"  {command} queue list{option}",
     ]
@@ -249,6 +260,11 @@ def welcome(service: Service, command: str) -> str:
 
 def _a_local_domain(service: Service) -> str:
     return next((server.local.default for server in service.servers.values()), "example.com")
+
+
+def _quoted(text: str) -> str:
+    """As a shell takes it for one word."""
+    return f'"{text}"' if " " in text else text
 
 
 def command_name() -> str:

@@ -7,6 +7,8 @@ configuration is known to be whole before anything of it is applied: `prepare` b
 
 import asyncio
 import contextlib
+import errno
+import os
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable
@@ -111,14 +113,22 @@ class Plan:
 class Change:
     """A changed configuration of one virtual server, ready to be applied or let go."""
 
-    def __init__(self, server: "VirtualServer", plan: Plan, arrangement: Arrangement | None) -> None:
+    def __init__(
+        self,
+        server: "VirtualServer",
+        plan: Plan,
+        arrangement: Arrangement | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """`arrangement` is None where the virtual server is stopped."""
         self._server = server
         self._plan = plan
         self._arrangement = arrangement
+        self._tls = tls
 
     async def apply(self) -> None:
         """Go by the new settings from now on; sessions that are open keep the old ones."""
-        await self._server._apply(self._plan, self._arrangement)
+        await self._server._apply(self._plan, self._arrangement, self._tls)
 
     def discard(self) -> None:
         """Leave everything as it is."""
@@ -137,6 +147,7 @@ class VirtualServer:
         self._computer = computer
         self._state = ServerState.STOPPED
         self._trouble = ""
+        self._queue_trouble = ""
         self._queue: Queue | None = None
         self._sessions = Sessions()
         self._listeners: Listeners | None = None
@@ -156,7 +167,7 @@ class VirtualServer:
 
     @property
     def trouble(self) -> str:
-        return self._trouble
+        return self._trouble or self._queue_trouble
 
     @property
     def fqdn(self) -> str:
@@ -277,18 +288,28 @@ class VirtualServer:
         async with self._turn:
             try:
                 plan = Plan.of(settings, self._computer)
-                _context(plan)
+                tls = _context(plan)
                 if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
                     raise Conflict(
                         f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
                         "stop the service and start it again"
                     )
                 if self._listeners is None:
-                    return Change(self, plan, None)
-                _make_folders(plan.folders)
-                return Change(self, plan, self._listeners.arrange(settings.general))
+                    return Change(self, plan)
+                await asyncio.to_thread(_make_folders, plan.folders)
+                return Change(self, plan, self._listeners.arrange(settings.general), tls)
+            except CannotListen as error:
+                raise OperationError(f"virtual server {self.name!r}: {error}{self._advice(error)}") from error
             except (OSError, ValueError, CertificateError) as error:
                 raise OperationError(f"virtual server {self.name!r}: {error}") from error
+
+    def _advice(self, error: CannotListen) -> str:
+        """What to do if it is we who are in the way: `*:25` cannot be opened while 127.0.0.1:25 is."""
+        port = error.address.rpartition(":")[2]
+        ours = next((address for address in self.listeners if address.rpartition(":")[2] == port), None)
+        if error.errno != errno.EADDRINUSE or ours is None:
+            return ""
+        return f" (it may be this virtual server itself, on {ours}: stop it, reload, and start it)"
 
     # How it is done
 
@@ -302,19 +323,20 @@ class VirtualServer:
             self._queue = await open_queue(plan.folders.queue, self._clock, self._on_queue_trouble)
         self._advise(plan)
         intake = self._intake(plan, self._queue)
-        listeners = Listeners(plan.settings.general, self._terms(plan, intake), self._sessions)
+        terms = self._terms(plan, intake, _context(plan))
+        listeners = Listeners(plan.settings.general, terms, self._sessions)
         await listeners.open()
         self._listeners = listeners
         self._tasks = self._run(plan, self._queue, intake)
 
-    async def _apply(self, plan: Plan, arrangement: Arrangement | None) -> None:
+    async def _apply(self, plan: Plan, arrangement: Arrangement | None, tls: ssl.SSLContext | None) -> None:
         async with self._turn:
             old, self._plan = self._plan, plan
             if self._listeners is None or self._queue is None or arrangement is None:
                 return
             self._advise(plan)
             intake = self._intake(plan, self._queue)
-            self._listeners.terms = self._terms(plan, intake)
+            self._listeners.terms = self._terms(plan, intake, tls)
             await arrangement.apply()
             tasks, self._tasks = self._tasks, self._run(plan, self._queue, intake)
             # Attempts under way come to their end by the old settings, beside the new ones.
@@ -334,10 +356,11 @@ class VirtualServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _on_queue_trouble(self, reason: str | None) -> None:
+        self._queue_trouble = reason or ""
         self._bus.publish(QueueRecovered(self.name) if reason is None else QueueTrouble(self.name, reason))
 
     def _advise(self, plan: Plan) -> None:
-        if "." not in plan.fqdn:
+        if "." not in plan.fqdn and not plan.settings.general.fqdn:
             self._bus.publish(
                 ConfigurationWarning(
                     self.name,
@@ -351,7 +374,7 @@ class VirtualServer:
             queue, self._bus, self._clock, server=self.name, fqdn=plan.fqdn, messages=plan.settings.messages
         )
 
-    def _terms(self, plan: Plan, intake: Intake) -> Terms:
+    def _terms(self, plan: Plan, intake: Intake, tls: ssl.SSLContext | None) -> Terms:
         settings = plan.settings
         return Terms(
             server=self.name,
@@ -363,7 +386,7 @@ class VirtualServer:
             intake=intake,
             bus=self._bus,
             clock=self._clock,
-            tls=_context(plan),
+            tls=tls,
             lookup=plan.resolver.name,
             reverse_dns=settings.access.reverse_dns,
         )
@@ -435,11 +458,16 @@ def _context(plan: Plan) -> ssl.SSLContext | None:
 
 
 def _make_folders(folders: Folders) -> None:
-    """Pickup, Drop and Badmail are for other programs too, with the rights of the folder around them; the queue is
-    for this service alone. Raises OSError."""
-    for folder in (folders.mailroot, folders.pickup, folders.drop, folders.badmail, folders.queue):
+    """What is made is for this service's account alone: there is mail in it, and whoever may write to Pickup may
+    send anywhere. Whom an administrator gives a right to it later keeps it; none to the queue. Raises OSError."""
+    for folder in (folders.pickup, folders.drop, folders.badmail, folders.queue):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                make_private(folder)
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         except OSError as error:
             raise OSError(
                 error.errno, f"cannot make the folder {folder}: {(error.strerror or str(error)).lower()}"
