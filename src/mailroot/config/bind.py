@@ -22,6 +22,12 @@ _LONGEST_SECRET = 64 * 1024
 _BAD: Any = object()
 """In place of a value that could not be read; it has been told."""
 
+# RFC 4616 §2: it separates the parts of a login.
+_NUL = "a secret cannot contain the character NUL"
+
+_LARGEST_NUMBER = 2**31 - 1
+"""Of what is counted; no setting means anything beyond."""
+
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -144,8 +150,12 @@ class Binder:
             )
         if os.name != "nt" and _DRIVE.match(text):
             return self._bad(node, f"{shown(text)} is a path of Windows, and this is not Windows")
+        try:
+            path = Path(text).expanduser()
+        except RuntimeError:
+            return self._bad(node, f"{shown(text)} begins with the home folder of an account that is not known")
         # Not `absolute()`, which would leave "..": two names of one folder must be equal.
-        return Path(os.path.normpath(self._folder / Path(text).expanduser()))
+        return Path(os.path.normpath(self._folder / path))
 
     def _quantity(self, setting: Setting, node: Node) -> Any:
         value, duration = node.value, setting.unit == "duration"
@@ -154,9 +164,11 @@ class Binder:
             return self._bad(node, f"must be a {setting.unit}, not {shown(value)}; right would be {example}")
         if isinstance(value, int | float):
             if value != 0:
-                units = ("s", "min", "h") if duration else ("B", "KiB", "MiB")
-                right = ", ".join(f'"{value} {unit}"' for unit in units[:-1]) + f' or "{value} {units[-1]}"'
-                return self._bad(node, f"{value} has no unit; right would be {right}")
+                right = example
+                if 0 < value <= _LARGEST_NUMBER:
+                    units = ("s", "min", "h") if duration else ("B", "KiB", "MiB")
+                    right = ", ".join(f'"{value} {unit}"' for unit in units[:-1]) + f' or "{value} {units[-1]}"'
+                return self._bad(node, f"{shown(value)} has no unit; right would be {right}")
             return self._bounded(setting, node, value, format_duration if duration else format_size)
         try:
             read: float | int = read_duration(value) if duration else read_size(value)
@@ -166,6 +178,8 @@ class Binder:
 
     def _bounded(self, setting: Setting, node: Node, value: Any, written: Any) -> Any:
         least, most = setting.least, setting.most
+        if most is None and not setting.unit and value > _LARGEST_NUMBER:
+            most = _LARGEST_NUMBER
         if (least is None or value >= least) and (most is None or value <= most):
             return float(value) if setting.kind is float else value
         bounds = [f"at least {written(type(value)(least))}"] if least is not None else []
@@ -178,6 +192,8 @@ class Binder:
     def _secret(self, node: Node) -> Any:
         match node.value:
             case str(text):
+                if "\0" in text:
+                    return self._bad(node, _NUL)
                 self._findings.warn(
                     node.path,
                     "a secret stands in the configuration itself, for everybody to read who reads the file; better "
@@ -210,6 +226,8 @@ class Binder:
             return self._bad(node, f"{path} is not UTF-8 text")
         if not text or len(octets) > _LONGEST_SECRET or "\n" in text:
             return self._bad(node, f"{path} must hold the secret in one line, and nothing else")
+        if "\0" in text:
+            return self._bad(node, f"{path}: {_NUL}")
         if open_to_others:
             self._findings.warn(
                 node.path,
@@ -240,18 +258,18 @@ class KeyIndex:
         likely = nearest(key, known)
         if likely:
             return f"right would be {likely}, perhaps"
-        places = self._places.get(key) or self._places.get(nearest(key, self._places) or "")
+        places = self._places.get(key) or self._places.get(nearest(key, self._places, 0.9) or "")
         if places:
             return f"right would be {' or '.join(places)}, perhaps"
         return f"known here are {', '.join(known)}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was perhaps meant."""
+def nearest(name: str, known: Iterable[str], likeness: float = 0.7) -> str | None:
+    """The known name that was perhaps meant; `likeness` from 0 to 1, see difflib."""
     from difflib import get_close_matches
 
     plain = {_plain(one): one for one in known}
-    found = get_close_matches(_plain(name), plain, 1, 0.7)
+    found = get_close_matches(_plain(name), plain, 1, likeness)
     return plain[found[0]] if found else None
 
 
@@ -267,6 +285,8 @@ def shown(value: object) -> str:
         case str():
             text = "".join(c if c.isprintable() else "\\" + f"u{ord(c):04x}" for c in value)
             return f'"{text[:60]}…"' if len(text) > 60 else f'"{text}"'
+        case int() if abs(value) >= 10**20:
+            return "a number of more than 20 digits"
         case int() | float():
             return str(value)
         case dict():

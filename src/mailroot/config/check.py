@@ -5,6 +5,7 @@ not meant is a warning.
 """
 
 import errno
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -53,7 +54,7 @@ class Check:
                 "would be '127.0.0.1' or '::1'",
             )
         for path, *names in ((settings.log.file, "log", "file"), (settings.api.token_file, "api", "token_file")):
-            if path is not None and path.is_dir():
+            if path is not None and self._is_folder(node, names, path):
                 self._findings.error(find(node, *names), f"{path} is a folder; right would be a file in it")
 
     # One virtual server
@@ -77,6 +78,19 @@ class Check:
             self._findings.error(find(node, *names), str(error))
             return False
         return True
+
+    def _is_folder(self, node: Node, names: Sequence[str | int], path: Path) -> bool | None:
+        """Whether it is a folder or something else; None: there is nothing, or it cannot be known."""
+        try:
+            return stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except PermissionError:
+            self._findings.warn(find(node, *names), f"{path} cannot be looked at by this account")
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            self._findings.error(find(node, *names), f"{path} cannot be used: {reason}")
+        return None
 
     def _general(self, settings: VirtualServerSettings, node: Node) -> None:
         general, findings = settings.general, self._findings
@@ -254,7 +268,7 @@ class Check:
 
     def _folders(self, settings: VirtualServerSettings, node: Node) -> None:
         for names, folder in _folders_of(settings):
-            if folder.exists() and not folder.is_dir():
+            if self._is_folder(node, names, folder) is False:
                 self._findings.error(find(node, *names), f"{folder} is a file; right would be a folder")
         root = settings.general.mailroot
         taken = {root / "Pickup": "the Pickup folder", root / "Queue": "the Queue folder"}
@@ -291,6 +305,8 @@ class Check:
                 own += [(endpoint, owner) for endpoint in endpoints]
             taken += own
             self._own_mailroot(checked, owner, folders)
+        for checked in all_checked:
+            self._outside_of_others(checked, all_checked)
 
     def _own_mailroot(self, checked: Checked, owner: str, taken: dict[Path, str]) -> None:
         """Drop and Badmail may be shared, names in them being unique; Pickup and the queue are of one server."""
@@ -304,6 +320,21 @@ class Check:
             )
         taken.setdefault(folder, owner)
 
+    def _outside_of_others(self, checked: Checked, all_checked: Sequence[Checked]) -> None:
+        """No folder lies in another server's Queue; and what is put into its Pickup is sent."""
+        for other in all_checked:
+            if other is checked:
+                continue
+            root, owner = other.settings.general.mailroot, f"of virtual server {other.settings.name!r}"
+            for names, folder in _folders_of(checked.settings):
+                where = find(checked.node, *names)
+                if root / "Queue" in (folder, *folder.parents):
+                    self._findings.error(
+                        where, f"{folder} lies in the Queue folder {owner}; right would be a folder of its own"
+                    )
+                elif root / "Pickup" == folder:
+                    self._findings.warn(where, f"{folder} is the Pickup folder {owner}, which sends what is in it")
+
 
 def _folders_of(settings: VirtualServerSettings) -> list[tuple[tuple[str, ...], Path]]:
     """The folders that can be set, and where."""
@@ -316,8 +347,11 @@ def _folders_of(settings: VirtualServerSettings) -> list[tuple[tuple[str, ...], 
 
 
 def _mailbox(text: str) -> None:
-    """Raises ValueError for what is no address, with or without display name and domain."""
-    parse_mailbox(next(iter(mailboxes(text.encode())), text), "example.com")
+    """Raises ValueError for what is not one address, with or without display name and domain."""
+    found = mailboxes(text.encode())
+    if len(found) > 1:
+        raise ValueError(f"{text!r} are {len(found)} addresses; right would be one, perhaps that of a group")
+    parse_mailbox(found[0] if found else text, "example.com")
 
 
 def _endpoints(text: str) -> tuple[Endpoint, ...] | ValueError:

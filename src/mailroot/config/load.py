@@ -25,6 +25,7 @@ _LONGEST_NAME = 64
 _EMBEDDED_PORT = 2525
 _SECTIONS = [setting.name for setting in settings_of(VirtualServerSettings) if setting.is_section]
 _WHERE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_ENDLESS_NUMBER = re.compile(r"[0-9][0-9_]{1000}")
 _ENCODINGS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -50,10 +51,13 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Configuration:
 def parse(text: str, path: Path, environment: Mapping[str, str]) -> Configuration:
     """The configuration from the text of the file `path`. Raises ConfigurationError."""
     text = text.replace("\r\n", "\n")
-    root = tree(_toml(text, path))
+    try:
+        root = tree(_toml(text, path))
+        lines = key_lines(text)
+    except RecursionError:
+        raise ConfigurationError([f"{path}:1: tables or lists are nested too deeply"]) from None
     findings = Findings()
     configuration = _Reader(path.absolute().parent, environment, findings).read(root)
-    lines = key_lines(text)
     if findings.errors or configuration is None:
         raise ConfigurationError(findings.lines(findings.errors, str(path), lines))
     warnings = findings.lines(findings.warnings, str(path), lines)
@@ -94,8 +98,11 @@ def _toml(text: str, path: Path) -> dict[str, Any]:
         what = message[: where.start()] if where is not None else message
         said = _in_words(what, text.split("\n")[line - 1])
         raise ConfigurationError([f"{path}:{line}: {said}"]) from None
-    except RecursionError:
-        raise ConfigurationError([f"{path}:1: tables or lists are nested too deeply"]) from None
+    except ValueError:
+        # Python reads no whole number of so many digits, and does not say where it stands.
+        digits = _ENDLESS_NUMBER.search(text)
+        line = text.count("\n", 0, digits.start()) + 1 if digits is not None else 1
+        raise ConfigurationError([f"{path}:{line}: a number has thousands of digits"]) from None
 
 
 def _in_words(what: str, line: str) -> str:
