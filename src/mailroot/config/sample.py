@@ -75,7 +75,7 @@ def _section(
         yield from _words(words or kind.__doc__ or "")
         yield mark + place(path, table=True)
         for setting in plain:
-            yield from _words(_meaning(setting))
+            yield from _words(meaning(setting))
             yield from _lines(setting, getattr(default, setting.name) if default else setting.default, mark)
         yield ""
     for setting in settings:
@@ -94,7 +94,7 @@ def _lines(setting: Setting, value: Any, mark: str) -> Iterator[str]:
         yield f"{mark}{setting.name} = {written(setting, value)}"
 
 
-def _meaning(setting: Setting) -> str:
+def meaning(setting: Setting) -> str:
     """What the documentation says, and the bounds of a number, where there are any worth saying."""
     least, most = setting.least, setting.most
     if least in (None, 0) and most is None:

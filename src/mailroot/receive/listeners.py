@@ -46,7 +46,9 @@ class GeneralSettings:
     max_connections: Annotated[
         int, Range(least=0), Doc("Limit number of connections to; 0: no limit. Further ones get a 421.")
     ] = 1000
-    connection_timeout: Annotated[Duration, Doc("An idle session is closed after this time.")] = 10 * MINUTE
+    connection_timeout: Annotated[Duration, Range(least=1), Doc("An idle session is closed after this time.")] = (
+        10 * MINUTE
+    )
     mailroot: Annotated[
         Path,
         Doc(
