@@ -100,12 +100,13 @@ def test_any_settings_are_taken_or_refused(pairs: list[tuple[tuple[str, ...], tu
         put_together(configuration)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(PATHS), VALUES)
-def test_any_value_of_one_setting_is_taken_or_refused(path: tuple[str, ...], value: str) -> None:
-    configuration = read(f"{'.'.join(path)} = {value}")
-    if configuration is not None:
-        put_together(configuration)
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_any_value_of_one_setting_is_taken_or_refused(path: tuple[str, ...]) -> None:
+    for value in LIKELY:
+        for text in (value, f"[{value}]", f"{{ {path[-1]} = {value} }}"):
+            configuration = read(f"{'.'.join(path)} = {text}")
+            if configuration is not None:
+                put_together(configuration)
 
 
 @settings(max_examples=300, deadline=None)
