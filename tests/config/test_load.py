@@ -1,6 +1,7 @@
 """Good configuration files: what they come to, where defaults and relative paths come from, what is warned of."""
 
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -278,3 +279,29 @@ def test_without_a_file_and_port_25_another_port_is_taken(monkeypatch: pytest.Mo
     monkeypatch.setattr(Socket, "bind", bind)
     monkeypatch.setattr("mailroot.net.listener.socket.socket", Socket)
     assert only(load(None, {})).general.listen == ("127.0.0.1:2525", "[::1]:2525")
+
+
+@pytest.mark.parametrize(
+    "written", [r"'C:\Mail\mailroot'", r'"C:\\Mail\\mailroot"', '"C:/Mail/mailroot"', r"'c:\Mail\x\..\mailroot'"]
+)
+def test_a_path_of_windows_is_one_folder_however_it_is_written(file: Path, written: str) -> None:
+    text = f"[general]\nmailroot = {written}"
+    if os.name == "nt":
+        assert only(read(file, text)).general.mailroot == Path("C:/Mail/mailroot")
+    else:
+        assert re.fullmatch(
+            rf'{re.escape(str(file))}:2: \[general\] mailroot: "[Cc]:.*" is a path of Windows, and this is not Windows',
+            refused(file, text),
+        )
+
+
+@pytest.mark.skipif(os.name != "nt", reason="only Windows has shares and letters of either case")
+def test_two_servers_cannot_have_one_folder_by_two_spellings(file: Path) -> None:
+    text = refused(
+        file,
+        "[virtual_server.a.general]\nlisten = ['127.0.0.1:1']\nmailroot = 'C:\\Mail'\n"
+        "[virtual_server.b.general]\nlisten = ['127.0.0.1:2']\nmailroot = 'c:/mail'",
+    )
+    assert "belongs to virtual server 'a' already" in text
+    share = only(read(file, r"general.mailroot = '\\files\mail\mailroot'")).general.mailroot
+    assert str(share) == r"\\files\mail\mailroot"
