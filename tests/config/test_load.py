@@ -1,7 +1,6 @@
 """Good configuration files: what they come to, where defaults and relative paths come from, what is warned of."""
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -289,10 +288,9 @@ def test_a_path_of_windows_is_one_folder_however_it_is_written(file: Path, writt
     if os.name == "nt":
         assert only(read(file, text)).general.mailroot == Path("C:/Mail/mailroot")
     else:
-        assert re.fullmatch(
-            rf'{re.escape(str(file))}:2: \[general\] mailroot: "[Cc]:.*" is a path of Windows, and this is not Windows',
-            refused(file, text),
-        )
+        text = refused(file, text)
+        assert text.startswith(f"{file}:2: [general] mailroot: ")
+        assert text.endswith("is a path of Windows, and this is not Windows")
 
 
 @pytest.mark.skipif(os.name != "nt", reason="only Windows has shares and letters of either case")
