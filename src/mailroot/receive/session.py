@@ -24,16 +24,17 @@ from mailroot.events import (
     SessionRefused,
     SessionSecured,
 )
+from mailroot.mail.address import Address
 from mailroot.mail.date import format_date
-from mailroot.mail.envelope import Door, Envelope, Origin, Recipient
+from mailroot.mail.envelope import Door, Origin, Recipient
 from mailroot.mail.reply import Reply
 from mailroot.net.stream import Stream
 from mailroot.policy.access import Access, unmapped
 from mailroot.policy.limits import BareLineEnds, MessageSettings
 from mailroot.policy.visit import Accept, Hangup, Refuse, Visit
-from mailroot.queue.base import QueueError, QueueFull
-from mailroot.receive.intake import Incoming, Intake
+from mailroot.receive.intake import Accepted, Intake
 from mailroot.receive.trace import received_from, transmission
+from mailroot.receive.transaction import Transaction
 from mailroot.smtp import answers
 from mailroot.smtp.commands import (
     ChunkEnd,
@@ -66,8 +67,6 @@ _TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
 _SESSION_FULL = Reply(421, "4.3.4", "Session size exceeds fixed maximum session size, send the rest in another")
 _SESSION_TOO_SMALL = Reply(552, "5.3.4", "Message size exceeds fixed maximum session size")
 _INTERNAL_ERROR = Reply(451, "4.3.0", "Requested action aborted: error in processing")
-_STORAGE_TROUBLE = Reply(451, "4.3.0", "Requested action aborted: message cannot be stored, try again later")
-_STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again later")
 
 _LOOKUP_TIMEOUT = 5.0
 _HANDSHAKE_TIMEOUT = 30.0
@@ -134,20 +133,17 @@ class Session:
         "_ending",
         "_errors",
         "_extended",
-        "_incoming",
-        "_mail",
         "_messages",
         "_octets",
         "_offer",
         "_patient",
         "_protocol",
         "_read",
-        "_recipients",
         "_since",
         "_stream",
         "_terms",
         "_trace",
-        "_trouble",
+        "_transaction",
         "_visit",
         "_why",
         "id",
@@ -166,11 +162,7 @@ class Session:
         self._since = terms.clock.now()
         self._extended = False
         self._trace = ""
-        # The transaction
-        self._mail: Mail | None = None
-        self._recipients: list[Recipient] = []
-        self._incoming: Incoming | None = None
-        self._trouble: Reply | None = None
+        self._transaction = Transaction(terms.intake)
         # The session's counts: refusals, accepted messages, octets of all messages, octets read from the network
         self._errors = 0
         self._messages = 0
@@ -227,8 +219,7 @@ class Session:
             self._protocol.dismiss(_INTERNAL_ERROR)
             self._stream.write(self._protocol.outgoing())
         finally:
-            if self._incoming is not None:
-                await self._incoming.abandon()
+            await self._transaction.abandon()
             seconds = terms.clock.now() - self._since
             terms.bus.publish(SessionClosed(terms.server, self.id, self._client, why, self._messages, seconds))
             await self._stream.close(_CLOSE_TIMEOUT)
@@ -302,7 +293,7 @@ class Session:
         protocol = self._protocol
         match event:
             case Content(octets):
-                await self._take(octets)
+                await self._transaction.take(octets)
             case Rcpt(recipient):
                 self._add(recipient)
             case Mail():
@@ -317,25 +308,26 @@ class Session:
                 self._why = "quit"
                 protocol.answer(answers.goodbye(self._terms.fqdn))
             case Rset():
-                await self._reset()
+                await self._transaction.abandon()
                 protocol.answer(answers.RESETTING)
             case Noop():
                 protocol.answer(answers.OK)
             case ChunkEnd(size):
-                if self._trouble is None:
+                trouble = self._transaction.trouble
+                if trouble is None:
                     protocol.answer(answers.chunk_ok(size))
                 else:
-                    self._refuse("BDAT", self._trouble)
-                    await self._reset()
+                    await self._transaction.abandon()
+                    self._refuse("BDAT", trouble)
             case ContentRefused(command, reply):
-                await self._reset()
+                await self._transaction.abandon()
                 self._refuse(command, reply)
             case StartTls():
                 await self._secure()
             case Help():
                 protocol.answer(answers.HELP)
             case Vrfy(address):
-                protocol.answer(answers.cannot_verify(address))
+                self._verify(address)
             case Mistake(line, reply):
                 self._refuse(line, reply)
             case _:
@@ -353,17 +345,8 @@ class Session:
                 return
         self._protocol.answer(reply, hang_up=hang_up)
 
-    async def _reset(self) -> None:
-        """The transaction is over."""
-        self._mail = None
-        self._recipients = []
-        self._trouble = None
-        incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            await incoming.abandon()
-
     async def _greet(self, name: str, *, extended: bool) -> None:
-        await self._reset()
+        await self._transaction.abandon()
         terms = self._terms
         self._extended = extended
         self._visit = replace(self._visit, helo=name)
@@ -376,8 +359,7 @@ class Session:
         if most and self._octets + (mail.parameters.size or 0) > most:
             self._outgrow(f"MAIL FROM:<{mail.sender or ''}>", mail.parameters.size or 0)
             return
-        self._mail = mail
-        self._recipients = []
+        self._transaction.begin(mail)
         self._protocol.answer(answers.sender_ok(mail.sender))
 
     def _outgrow(self, command: str, size: int) -> None:
@@ -388,7 +370,7 @@ class Session:
         self._refuse(command, reply, "max_session_size", hang_up=True)
 
     def _add(self, recipient: Recipient) -> None:
-        recipients = self._recipients
+        recipients = self._transaction.recipients
         address = recipient.address
         most = self._terms.messages.max_recipients
         if len(recipients) >= most:
@@ -408,60 +390,37 @@ class Session:
             case _:
                 assert_never(decision)
 
-    async def _take(self, octets: bytes) -> None:
-        """Hand a piece of content on. If the queue cannot take it, the rest is read and forgotten."""
-        if self._trouble is not None:
-            return
-        try:
-            if self._incoming is None:
-                self._incoming = self._terms.intake.open()
-            await self._incoming.write(octets)
-        except QueueError as error:
-            self._trouble = _storage_reply(error)
+    def _verify(self, address: Address) -> None:
+        """VRFY tells nothing about who exists, but never promises what RCPT would refuse (RFC 5321 §3.5.3)."""
+        match self._terms.access.may_relay(self._visit, address):
+            case Refuse(rule, reply) | Hangup(rule, reply):
+                self._refuse(f"VRFY {address}", reply, rule)
+            case _:
+                self._protocol.answer(answers.cannot_verify(address))
 
     async def _accept(self, size: int) -> None:
         """The content is complete: make it durable, and only then say so."""
-        terms, protocol, mail = self._terms, self._protocol, self._mail
-        assert mail is not None
-        command = "end of data"
+        terms, protocol, transaction = self._terms, self._protocol, self._transaction
         self._octets += size
         most = terms.messages.max_session_size
         if most and self._octets > most:
-            await self._reset()
-            self._outgrow(command, size)
+            await transaction.abandon()
+            self._outgrow("end of data", size)
             return
-        if self._trouble is None and protocol.has_outgoing:
+        if protocol.has_outgoing:
             # What was accepted before must not wait for this commit (BDAT may be pipelined).
             self._stream.write(protocol.outgoing())
-        reply, rule = self._trouble, ""
-        if reply is None:
-            parameters = mail.parameters
-            envelope = Envelope(
-                mail.sender,
-                tuple(self._recipients),
-                parameters.body,
-                parameters.smtputf8,
-                parameters.ret,
-                parameters.envid,
-            )
-            visit = self._visit
-            origin = Origin(Door.SMTP, terms.clock.now(), self._client, visit.helo, visit.user)
-            try:
-                incoming = self._incoming or terms.intake.open()
-                result = await incoming.commit(envelope, origin, self._received(parameters.smtputf8), self.id)
-            except QueueError as error:
-                reply = _storage_reply(error)
-            else:
-                self._incoming = None
-                if isinstance(result, Refuse):
-                    reply, rule = result.reply, result.rule
-                else:
-                    self._messages += 1
-                    self._mail = None
-                    protocol.answer(answers.queued(result.message_id, supplied=result.supplied))
-                    return
-        await self._reset()
-        self._refuse(command, reply, rule)
+        visit = self._visit
+        origin = Origin(Door.SMTP, terms.clock.now(), self._client, visit.helo, visit.user)
+        result = await transaction.commit(origin, self._received(transaction.smtputf8), self.id)
+        match result:
+            case Accepted():
+                self._messages += 1
+                protocol.answer(answers.queued(result.message_id, supplied=result.supplied))
+            case Refuse(rule, reply):
+                self._refuse("end of data", reply, rule)
+            case _:
+                assert_never(result)
 
     def _received(self, smtputf8: bool) -> str:
         """The Received field up to the id (RFC 5321 §4.4)."""
@@ -490,7 +449,7 @@ class Session:
             stream.abort()
             return
         protocol.secured()
-        await self._reset()
+        await self._transaction.abandon()
         self._extended = False
         self._trace = ""
         self._visit = replace(self._visit, helo="", tls=True)
@@ -500,7 +459,3 @@ class Session:
         terms.bus.publish(
             SessionSecured(terms.server, self.id, self._client, version, cipher[0] if cipher is not None else "")
         )
-
-
-def _storage_reply(error: QueueError) -> Reply:
-    return _STORAGE_FULL if isinstance(error, QueueFull) else _STORAGE_TROUBLE

@@ -168,10 +168,14 @@ def read_rcpt(argument: str, offer: ServerOffer, *, smtputf8: bool) -> Rcpt:
 
 
 def read_vrfy(argument: str, offer: ServerOffer) -> Vrfy:
-    path, _ = _read_path(argument, offer)
-    # RFC 6531 §3.7.4.2 has a parameter SMTPUTF8 for it; without one the answer could not name the address.
-    if path is None or not path.is_ascii:
+    """A mailbox or user name, and perhaps SMTPUTF8: then the answer may name it also where it is not ASCII
+    (RFC 6531 §3.7.4.2). A person's name in several words is nobody we could mean."""
+    path, rest = _read_path(argument, offer)
+    smtputf8 = rest.upper() == "SMTPUTF8"
+    if path is None or (rest and not smtputf8):
         raise ProtocolError(answers.INVALID_ADDRESS)
+    if not smtputf8 and not path.is_ascii:
+        raise ProtocolError(answers.UTF8_ADDRESS)
     return Vrfy(path)
 
 

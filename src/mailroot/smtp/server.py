@@ -192,10 +192,12 @@ class ServerProtocol:
         return event
 
     def _read_command(self, line: bytes) -> Event | None:
+        # RFC 5321 §4.1.1: white space before the line's end is let pass, a tab too.
+        line = line.rstrip(b" \t")
         if _CONTROLS.search(line) is not None:
             raise ProtocolError(answers.BAD_CHARACTERS)
         try:
-            text = line.decode().rstrip(" ")
+            text = line.decode()
         except UnicodeDecodeError:
             raise ProtocolError(answers.NOT_UTF8) from None
         if not text.isprintable():
@@ -229,25 +231,23 @@ class ServerProtocol:
         return read_rcpt(argument, self._offer, smtputf8=self._parameters.smtputf8)
 
     def _data(self, argument: str) -> Event:
-        if argument:
-            raise ProtocolError(answers.SYNTAX)
+        event = _alone(argument, Data())
         if self._parameters.body is Body.BINARY:
             raise ProtocolError(answers.BINARY_NEEDS_BDAT)
         if self._lines.ends_with_lf:
             raise ProtocolError(answers.LF_SESSION)
-        return Data()
+        return event
 
     def _vrfy(self, argument: str) -> Event:
         return read_vrfy(argument, self._offer)
 
     def _starttls(self, argument: str) -> Event:
-        if argument:
-            raise ProtocolError(answers.SYNTAX)
+        event = _alone(argument, StartTls())
         if self.secure:
             raise ProtocolError(answers.ALREADY_TLS)
         if not self._offer.starttls:
             raise ProtocolError(answers.NO_TLS)
-        return StartTls()
+        return event
 
     # Content
 
@@ -317,11 +317,18 @@ _READERS: dict[Verb, Callable[[ServerProtocol, str], Event]] = {
     Verb.DATA: ServerProtocol._data,
     Verb.STARTTLS: ServerProtocol._starttls,
     Verb.VRFY: ServerProtocol._vrfy,
-    Verb.RSET: lambda _, __: Rset(),
+    Verb.RSET: lambda _, argument: _alone(argument, Rset()),
     Verb.NOOP: lambda _, __: Noop(),
     Verb.HELP: lambda _, __: Help(),
-    Verb.QUIT: lambda _, __: Quit(),
+    Verb.QUIT: lambda _, argument: _alone(argument, Quit()),
 }
+
+
+def _alone(argument: str, event: Event) -> Event:
+    """The event of a command that takes no argument (RFC 5321 §4.1.1)."""
+    if argument:
+        raise ProtocolError(answers.SYNTAX)
+    return event
 
 
 def _shown(line: bytes) -> str:

@@ -3,12 +3,12 @@
 - `(state, verb) -> state`: the command may be given; that is the state once it is answered positively.
 - `(state, verb) -> reply`: it may not; that is the refusal, and the state stays.
 - A command that is refused by its answer leaves the state as it is, except for those in AFTER_REFUSAL.
-- QUIT, NOOP and RSET may be given at any time; HELO and EHLO too, except between BDAT chunks, and they end a
-  transaction like RSET (RFC 5321 §4.1.4).
+- QUIT, NOOP, HELP, VRFY and RSET may be given at any time; HELO and EHLO too, and they end a transaction like RSET
+  (RFC 5321 §4.1.4).
 - MAIL may be given without HELO, as the Windows service allowed; only after STARTTLS must EHLO come first,
   because nothing that was said before counts (RFC 3207 §4.2).
 - STARTTLS only outside of a transaction.
-- After a first BDAT only further ones finish the message (RFC 3030 §2).
+- After a first BDAT only further ones finish the message, or one of the above ends it (RFC 3030 §2).
 - Only server.py changes the state.
 """
 
@@ -77,7 +77,7 @@ _ROWS: dict[State, tuple[State | Reply, ...]] = {
     State.SENDER:     (_READY, _GIVEN,    _RECIPIENTS, _NO_RCPT,   _NO_RCPT,     _READY,   _MIDDLE),
     State.UNWANTED:   (_READY, _GIVEN,    _RECIPIENTS, _UNVALID,   _UNVALID,     _READY,   _MIDDLE),
     State.RECIPIENTS: (_READY, _GIVEN,    _RECIPIENTS, State.DATA, State.CHUNKS, _READY,   _MIDDLE),
-    State.CHUNKS:     (_MORE,  _MORE,     _MORE,       _MORE,      State.CHUNKS, _READY,   _MORE),
+    State.CHUNKS:     (_READY, _MORE,     _MORE,       _MORE,      State.CHUNKS, _READY,   _MORE),
 }
 # fmt: on
 
@@ -88,10 +88,9 @@ TABLE: Final[dict[tuple[State, Verb], State | Reply]] = {
     for verb in verbs
 }
 for _state in _ROWS:
-    TABLE[_state, Verb.NOOP] = _state
+    for _verb in (Verb.NOOP, Verb.HELP, Verb.VRFY):
+        TABLE[_state, _verb] = _state
     TABLE[_state, Verb.QUIT] = State.CLOSED
-    for _verb in (Verb.HELP, Verb.VRFY):
-        TABLE[_state, _verb] = _MORE if _state is State.CHUNKS else _state
 
 AFTER_REFUSAL: Final[dict[tuple[State, Verb], State]] = {(State.SENDER, Verb.RCPT): State.UNWANTED}
 """Where a refused command leads, if not nowhere: a DATA after it deserves a better answer (RFC 2920 §3.1)."""
