@@ -180,3 +180,18 @@ async def test_what_cannot_be_stored_was_not_accepted() -> None:
     queue.error = None
     await take(door, b"x")
     assert len(door.published(MessageAccepted)) == 1
+
+
+@pytest.mark.parametrize(
+    ("local", "domain", "named"),
+    [
+        ("bob", "münchen.example", b" for <bob@xn--mnchen-3ya.example>;"),
+        ("jürgen", "münchen.example", " for <jürgen@münchen.example>;".encode()),
+        ("bob", "[IPv6:::1]", b" for <bob@[IPv6:::1]>;"),
+    ],
+)
+async def test_received_is_ascii_where_it_can_be(local: str, domain: str, named: bytes) -> None:
+    """Our own field must not be what keeps a message from a next hop without SMTPUTF8."""
+    to = Envelope(Address("a", "example.com"), (Recipient(Address(local, domain)),), smtputf8=True)
+    _, prefix, _ = await take(Door(), b"Subject: x\r\n\r\nbody\r\n", envelope=to)
+    assert named in prefix

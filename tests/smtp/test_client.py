@@ -23,7 +23,7 @@ from mailroot.smtp.client_events import (
     SecurityRefused,
 )
 from mailroot.smtp.offer import Offer, xtext
-from mailroot.smtp.reply_reader import MAX_LINE, MAX_LINES, ReplyError, ReplyReader
+from mailroot.smtp.reply_reader import MAX_LINE, MAX_LINES, MAX_OCTETS, ReplyError, ReplyReader
 from mailroot.smtp.stuffing import Stuffing, paired
 
 pytestmark = pytest.mark.quick
@@ -473,8 +473,8 @@ def test_replies_are_read_whole_and_in_pieces(octets: bytes, reply: Reply) -> No
         b"600 late\r\n",
         b"\xb2\xb3\xb2 no digits\r\n",
         b"250-one\r\n550 other\r\n",
-        b"x" * (MAX_LINE + 1),
-        b"250 " + b"x" * MAX_LINE + b"\r\n",
+        b"x" * (MAX_OCTETS + 1),
+        b"250 " + b"x" * MAX_OCTETS + b"\r\n",
         b"250-more\r\n" * MAX_LINES,
         b"250-" + b"\r\n250-".join([b"x" * 1000] * 100) + b"\r\n",
         b"250 ok\r\n" * 100_000,
@@ -487,6 +487,18 @@ def test_what_is_no_reply(octets: bytes) -> None:
         while reader.next() is not None:
             pass
         pytest.fail("more was asked for")
+
+
+def test_a_line_that_is_too_long_is_cut_and_still_an_answer() -> None:
+    """Taken for no answer, the one to the content would make us send a message again that was accepted."""
+    octets = b"250-" + b"x" * 3000 + b"\r\n250 ok\r\n221 bye\r\n"
+    for step in (100, len(octets)):
+        reader, replies = ReplyReader(), []
+        for start in range(0, len(octets), step):
+            reader.receive(octets[start : start + step])
+            while (reply := reader.next()) is not None:
+                replies.append(reply)
+        assert replies == [Reply(250, "", "x" * (MAX_LINE - 4) + "\nok"), Reply(221, "", "bye")]
 
 
 # Content

@@ -10,6 +10,7 @@ from secrets import token_hex
 
 from mailroot.clock import Clock
 from mailroot.events import Bus, MessageAccepted
+from mailroot.mail.address import Address
 from mailroot.mail.date import format_date
 from mailroot.mail.envelope import Envelope, Origin
 from mailroot.mail.header import Head, scan
@@ -118,7 +119,7 @@ class Incoming:
 
     def _prefix(self, head: Head, message_id: str, envelope: Envelope, origin: Origin, received: str) -> bytes:
         # RFC 5321 §7.2: several recipients are not named, so that none learns of the others.
-        only = f" for <{envelope.recipients[0].address}>" if len(envelope.recipients) == 1 else ""
+        only = f" for <{_for(envelope.recipients[0].address)}>" if len(envelope.recipients) == 1 else ""
         date = format_date(origin.arrived)
         folded = received.replace(" by ", "\r\n\tby ", 1)
         text = f"Received: {folded}{only};\r\n\t{date}\r\n"
@@ -168,3 +169,11 @@ class Incoming:
                 self._mailbox_line = True
                 return head
         return scan(octets, complete=complete)
+
+
+def _for(address: Address) -> Address:
+    """The address as Received names it: in ASCII where it has such a form, or our own field would be what a next
+    hop without SMTPUTF8 refuses (RFC 6531 §3.7.3)."""
+    return (
+        Address(address.local, address.domain_key) if not address.is_ascii and address.local.isascii() else address
+    )

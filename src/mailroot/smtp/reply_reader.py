@@ -10,7 +10,7 @@ import re
 from mailroot.mail.reply import Reply
 
 MAX_LINE = 2048
-"""Octets of one line; RFC 5321 §4.5.3.1.5 allows 512, some banners are longer."""
+"""Octets that are kept of one line; RFC 5321 §4.5.3.1.5 allows 512, some banners are longer."""
 MAX_LINES = 512
 """Lines of one reply."""
 MAX_OCTETS = 64 * 1024
@@ -57,8 +57,8 @@ class ReplyReader:
         while True:
             start = self._position
             end = self._buffer.find(b"\n", start)
-            if (end if end >= 0 else len(self._buffer)) - start > MAX_LINE:
-                raise ReplyError(f"a reply line of more than {MAX_LINE} octets: {_shown(self._buffer[start:])}")
+            if (end if end >= 0 else len(self._buffer)) - start > MAX_OCTETS:
+                raise ReplyError(f"a reply line of more than {MAX_OCTETS} octets: {_shown(self._buffer[start:])}")
             if end < 0:
                 return None
             self._position = end + 1
@@ -81,7 +81,8 @@ class ReplyReader:
             raise ReplyError(f"a reply of several lines with different codes, {self._code} and {number}")
         self._code = number
         self._octets += len(line)
-        text = line[4:].decode("utf-8", "replace")
+        # A line that is too long still has its code: giving up on it would send accepted mail again and again.
+        text = line[4:MAX_LINE].decode("utf-8", "replace")
         self._lines.append(text if text.isprintable() else text.translate(_CONTROLS))
         if mark != b"-":
             return True
