@@ -180,6 +180,16 @@ async def test_direct_first(
             assert isinstance(event, RecipientDelivered if first or second else RecipientFailed)
 
 
+@pytest.mark.parametrize("recipient", ["x@nowhere.example", "x@servfail.example"])
+async def test_direct_first_waits_for_a_smart_host_that_is_down(tmp_path: Path, recipient: str) -> None:
+    """Where DNS knows nothing of the outside the smart host is the way, and its being down is no failure."""
+    async with NextHop({"BANNER": "421 4.3.2 down"}) as smart:
+        delivery = out(tmp_path, 1, f"[127.0.0.1]:{smart.port}", direct_first=True)
+        async with delivery.running():
+            event = await one(delivery, recipient)
+            assert isinstance(event, RecipientDeferred) and event.reply.endswith("said: 421 4.3.2 down")
+
+
 async def test_a_remote_domain_has_its_own_way(tmp_path: Path) -> None:
     async with NextHop() as default, NextHop() as own:
         remote = (

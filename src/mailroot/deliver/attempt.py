@@ -143,7 +143,9 @@ class Attempt:
                 self._note([n for n in indices if n not in self.outcomes], reply, host, route)
                 return indices
             case NoHosts(reply, final):
-                self._note(indices, reply, "", route)
+                if final or route.fallback is None:
+                    self._note(indices, reply, "", route)
+                # Otherwise what the fallback says is the answer, also if it is down just now.
                 return [] if final else indices
 
     async def _over(self, connection: Connection, route: ToHosts, indices: list[int]) -> tuple[list[int], bool]:
