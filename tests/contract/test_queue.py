@@ -192,6 +192,17 @@ async def test_everything_an_envelope_can_say(queue: Queue, clock: ManualClock) 
     assert (await one(queue)).record.message == sent
 
 
+async def test_what_is_given_back_may_wait(queue: Queue, clock: ManualClock) -> None:
+    stored = await put(queue, message(clock))
+    await queue.give_back(await one(queue), clock.now() + 30)
+    assert await queue.claim(10) == []
+    assert await queue.next_due() == clock.now() + 30
+    record = await queue.record(stored)
+    assert record is not None and record.attempts == 0
+    clock.turn(30)
+    assert (await one(queue)).record.attempts == 1
+
+
 async def test_the_null_sender(queue: Queue, clock: ManualClock) -> None:
     stored = await put(queue, message(clock, sender=None))
     await queue.give_back(await one(queue))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mailroot.deliver.agent import MAX_MESSAGES
+from mailroot.deliver.pool import PATIENCE
 from mailroot.events import (
     BadmailWritten,
     InternalError,
@@ -233,3 +234,57 @@ async def test_local_mail_has_times_of_its_own(tmp_path: Path) -> None:
             [failed] = await delivery.until_seen(RecipientFailed)
             assert failed.recipient == "a@local.example" and "within 1 hours" in failed.reply
             assert (await delivery.record(message_id)).pending == (1,)
+
+
+async def in_line(delivery: Delivery) -> None:
+    """Until a message waits for a connection."""
+    while not any(destination.waiters for destination in delivery.pool._destinations.values()):
+        await asyncio.sleep(0)
+
+
+async def test_a_destination_that_keeps_us_waiting_does_not_keep_the_place_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+    async with (
+        NextHop(hold={"MAIL": released}) as hop,
+        out(tmp_path, hop, connections={"max_connections_per_domain": 1, "timeout": 60.0}).running() as delivery,
+    ):
+        first = await delivery.send(TEXT, "a@example.net")
+        await hop.heard("MAIL")
+        second = await delivery.send(TEXT, "b@example.net")
+        await in_line(delivery)
+        later = asyncio.get_running_loop().time() + PATIENCE + 1
+        monkeypatch.setattr(delivery.pool, "_now", lambda: later)
+        delivery.pool.sweep()
+        while (await delivery.record(second)).leased:
+            await asyncio.sleep(0)
+        waiting = await delivery.record(second)
+        assert waiting.attempts == 0 and waiting.due is not None and waiting.due > delivery.clock.now()
+        assert (await delivery.record(first)).leased
+        released.set()
+        await delivery.until_seen(RecipientDelivered)
+        delivery.clock.turn(waiting.due - delivery.clock.now())
+        await delivery.until_seen(RecipientDelivered, 2)
+
+
+async def test_who_waits_for_a_busy_destination_until_the_end_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = asyncio.Event()
+    async with (
+        NextHop(hold={"MAIL": released}) as hop,
+        out(tmp_path, hop, connections={"max_connections_per_domain": 1, "timeout": 60.0}).running() as delivery,
+    ):
+        await delivery.send(TEXT, "a@example.net")
+        await hop.heard("MAIL")
+        delivery.clock.turn(-2 * DAY)
+        second = await delivery.send(TEXT, "b@example.net")
+        delivery.clock.turn(2 * DAY)
+        await in_line(delivery)
+        later = asyncio.get_running_loop().time() + PATIENCE + 1
+        monkeypatch.setattr(delivery.pool, "_now", lambda: later)
+        delivery.pool.sweep()
+        [failed] = await delivery.until_seen(RecipientFailed)
+        assert failed.recipient == "b@example.net" and "4.4.7" in failed.reply
+        released.set()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mailroot.deliver.connection import Connection, Fault, Manner, Trouble
-from mailroot.deliver.destination import ANY, Stopped, Wish, connections_wanted, grown
+from mailroot.deliver.destination import ANY, Crowded, Stopped, Wish, connections_wanted, grown
 from mailroot.deliver.hosts import Host, Hosts, Itself
-from mailroot.deliver.pool import OutboundConnections, Pool
+from mailroot.deliver.pool import PATIENCE, OutboundConnections, Pool
 from mailroot.deliver.route import SmartHost, ToHosts
 from mailroot.deliver.security import OutboundSecurity, TlsPolicy
 from mailroot.events import RecipientDeferred, RecipientDelivered
@@ -378,11 +378,26 @@ async def test_a_wait_has_an_end() -> None:
     first, second = stage.take(A), stage.take(A)
     await stage.opened()
     await first
-    stage.time += 61
+    stage.time += PATIENCE - 1
     stage.pool.sweep()
-    trouble = await second
+    assert not second.done()
+    stage.time += 1
+    stage.pool.sweep()
+    assert await second == Crowded(Reply(451, "4.4.5", "No connection for a.example came free within 30 s"))
+
+
+async def test_a_wait_for_a_host_that_nobody_reaches_has_an_end() -> None:
+    stage = Stage(max_connections_per_domain=1, timeout=60.0)
+    take = stage.take(A)
+    await stage.until(lambda: bool(stage.asked))
+    stage.time += 59
+    stage.pool.sweep()
+    assert not take.done()
+    stage.time += 1
+    stage.pool.sweep()
+    trouble = await take
     assert isinstance(trouble, Trouble)
-    assert str(trouble.reply) == "451 4.4.5 All connections for a.example were busy for 60 s"
+    assert str(trouble.reply) == "451 4.4.5 No connection for a.example came free within 60 s"
 
 
 async def test_a_cancelled_wait_loses_no_connection() -> None:

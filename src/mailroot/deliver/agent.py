@@ -49,7 +49,7 @@ from mailroot.queue.base import (
     format_id,
 )
 
-MAX_MESSAGES = 500
+MAX_MESSAGES = 1000
 """Messages under way at once."""
 MAX_OCTETS = 64 * 1024 * 1024
 """Octets of messages held in memory at once, roughly; of a large message only a piece is."""
@@ -59,6 +59,8 @@ _ROOM = 20
 """Messages that must have gone before a full agent claims again: a claim for each would cost more."""
 _POLL = 5.0
 """Seconds after which we look for what other workers left behind, even if nobody wakes us."""
+_NEXT_TURN = 30.0
+"""Seconds after which a message that found all connections busy is claimed again."""
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 """Seconds between tries to settle while the queue cannot store."""
@@ -226,17 +228,33 @@ class Agent:
                     outcome = Deferred(Reply(451, "4.3.0", text), "", self._clock.now())
                     outcomes[index] = Result(outcome, "")
         flight.settling = True
+        crowded, now = flight.attempt.crowded, self._clock.now()
+        if crowded is not None and (outcomes or min(self._marks(record, record.pending, told=False)) <= now):
+            for index in record.pending:
+                outcomes.setdefault(index, Result(Deferred(crowded, "", now), ""))
         if outcomes:
             await self._settle(flight.claim, outcomes)
+        elif crowded is not None:
+            # One slow destination must not hold every place: others go first, then it is this message's turn again.
+            await self._give_back(flight.claim, now + _NEXT_TURN)
         else:
-            await self._give_back(flight.claim)
+            await self._give_back(flight.claim, now)
 
-    async def _give_back(self, claim: Claim) -> None:
+    async def _give_back(self, claim: Claim, due: float) -> None:
         try:
-            await self._queue.give_back(claim)
+            await self._queue.give_back(claim, due)
         except QueueError as error:
             # The lease runs out in its own time.
             self._trouble(error)
+        else:
+            self._expect(due)
+
+    def _expect(self, due: float) -> None:
+        """A message of ours falls due then."""
+        if self._clock.now() < due < self._next_due:
+            self._next_due = due
+            if self._alarm is not None:
+                self._set_alarm()
 
     async def _settle(self, claim: Claim, results: dict[int, Result]) -> None:
         record = claim.record
@@ -256,10 +274,7 @@ class Agent:
         outcomes = tuple([(index, result.outcome) for index, result in results.items()])
         if not await self._store(claim, Settlement(outcomes, due, tuple(reports), bool(delayed))):
             return
-        if now < due < self._next_due:
-            self._next_due = due
-            if self._alarm is not None:
-                self._set_alarm()
+        self._expect(due)
         self._publish(record, results, reports, due)
 
     async def _store(self, claim: Claim, settlement: Settlement) -> bool:
@@ -313,17 +328,25 @@ class Agent:
         """When the message is tried next; now, if it was not tried for everyone. `told`: of the delay, just now."""
         if len(results) < len(record.pending):
             return now
+        waiting = [index for index, result in results.items() if isinstance(result.outcome, Deferred)]
+        if not waiting:
+            return now
+        marks = self._marks(record, waiting, told=told)
+        return self._schedule.next_due(max(1, record.attempts), now, self._spread(), marks)
+
+    def _marks(self, record: Record, indices: Sequence[int], *, told: bool) -> list[float]:
+        """The times at which something falls due for these recipients: the delay notice, and the end."""
         envelope = record.message.envelope
         arrived = record.message.origin.arrived
         notice = not (told or record.delay_reported or envelope.sender is None)
-        marks: list[float | None] = []
-        for index, result in results.items():
-            if isinstance(result.outcome, Deferred):
-                local = self._is_local(record, index)
-                marks.append(self._schedule.expires(arrived, local=local))
-                if notice and envelope.recipients[index].wants(Notify.DELAY):
-                    marks.append(self._schedule.delay_notice(arrived, local=local))
-        return self._schedule.next_due(max(1, record.attempts), now, self._spread(), marks) if marks else now
+        marks: list[float] = []
+        for index in indices:
+            local = self._is_local(record, index)
+            marks.append(self._schedule.expires(arrived, local=local))
+            late = self._schedule.delay_notice(arrived, local=local)
+            if notice and late is not None and envelope.recipients[index].wants(Notify.DELAY):
+                marks.append(late)
+        return marks
 
     async def _told(
         self, claim: Claim, results: dict[int, Result], delayed: Sequence[int], due: float, reports: list[Report]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mailroot.clock import Clock
 from mailroot.deliver.connection import Connection, Trouble
-from mailroot.deliver.destination import ANY, Stopped, Wish
+from mailroot.deliver.destination import ANY, Crowded, Stopped, Wish
 from mailroot.deliver.hosts import NoHosts
 from mailroot.deliver.pool import Pool
 from mailroot.deliver.route import Route, Router, ToDrop, ToHosts
@@ -64,9 +64,18 @@ class Courier:
 
 class Attempt:
     """One try; `run` it once. `outcomes` has results by index of recipient, also after a cancellation; who is
-    missing there was not tried."""
+    missing there was not tried: `crowded` then says that all connections were busy."""
 
-    __slots__ = ("_claim", "_content", "_conversion_tried", "_converted", "_courier", "_octets", "outcomes")
+    __slots__ = (
+        "_claim",
+        "_content",
+        "_conversion_tried",
+        "_converted",
+        "_courier",
+        "_octets",
+        "crowded",
+        "outcomes",
+    )
 
     def __init__(self, courier: Courier, claim: Claim) -> None:
         self._courier = courier
@@ -76,6 +85,7 @@ class Attempt:
         self._converted: bytes | None = None
         self._conversion_tried = False
         self.outcomes: dict[int, Result] = {}
+        self.crowded: Reply | None = None
 
     async def run(self) -> None:
         """Try every pending recipient. Raises only for faults of ours (QueueError: the content cannot be read)."""
@@ -133,10 +143,13 @@ class Attempt:
         if undecided and route.fallback is not None:
             await self._relay(route.fallback, undecided)
 
-    def _without(self, why: Trouble | NoHosts | Stopped, route: ToHosts, indices: list[int]) -> list[int]:
+    def _without(self, why: Trouble | NoHosts | Stopped | Crowded, route: ToHosts, indices: list[int]) -> list[int]:
         """Note that there was no connection; answers who may be tried by the route's fallback."""
         match why:
             case Stopped():
+                return []
+            case Crowded(reply):
+                self.crowded = reply
                 return []
             case Trouble(reply, host):
                 # Who has tried another host keeps what that said.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from mailroot.deliver.connection import Connection, Trouble
 from mailroot.deliver.hosts import Host, NoHosts
 from mailroot.deliver.route import ToHosts
+from mailroot.mail.reply import Reply
 
 FIRST_WINDOW = 4
 """Connections to a destination at first."""
@@ -39,7 +40,14 @@ class Stopped:
     """There are no connections any more: we are shutting down."""
 
 
-Taken = Connection | Trouble | NoHosts | Stopped
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """All connections were busy for too long. Nothing was tried; others may use the message's place meanwhile."""
+
+    reply: Reply
+
+
+Taken = Connection | Trouble | NoHosts | Stopped | Crowded
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from mailroot.deliver.connection import Connection, Fault, Manner, Trouble, open
 from mailroot.deliver.destination import (
     ANY,
     FIRST_WINDOW,
+    Crowded,
     Destination,
     Stopped,
     Taken,
@@ -65,6 +66,9 @@ class OutboundConnections:
 
 _SWEEP = 1.0
 """Seconds between looks for what has been idle or waiting too long."""
+
+PATIENCE = 30.0
+"""Seconds that a message waits for a connection before it lets others have its place."""
 
 _T = TypeVar("_T")
 
@@ -335,11 +339,14 @@ class Pool:
                     self._retire(destination, connection)
                 else:
                     destination.idle.append(connection)
-            late = now - self._settings.timeout
+            # Where a connection stands, others are merely before us; where none does, it is hoped for in vain.
+            busy = destination.standing > 0
+            longest = min(PATIENCE, self._settings.timeout) if busy else self._settings.timeout
+            reply = Reply(451, "4.4.5", f"No connection for {name} came free within {longest:.0f} s")
             for waiters in (destination.waiters, destination.picky):
-                if waiters and waiters[0].since <= late:
-                    text = f"All connections for {name} were busy for {self._settings.timeout:.0f} s"
-                    answer(waiters, Trouble(Reply(451, "4.4.5", text), ""), partial(_since, late))
+                if waiters and waiters[0].since <= now - longest:
+                    why = Crowded(reply) if busy else Trouble(reply, "")
+                    answer(waiters, why, partial(_since, now - longest))
             if destination.is_empty and (destination.refused is None or destination.refused[0] <= now):
                 del self._destinations[name]
 

@@ -274,8 +274,8 @@ class Queue(Protocol):
         LeaseLost, QueueError."""
         ...
 
-    async def give_back(self, claim: Claim) -> None:
-        """Return a claim untried: due at once, the attempt not counted."""
+    async def give_back(self, claim: Claim, due: float | None = None) -> None:
+        """Return a claim untried, the attempt not counted: due at once, or at `due` (seconds since the epoch)."""
         ...
 
     # The owner's verbs. Those that change messages return the ids they changed; a message that is being

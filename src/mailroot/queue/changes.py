@@ -52,12 +52,12 @@ def lease(connection: sqlite3.Connection, worker: int, now: float, limit: int) -
     return found, bodies, math.inf if due is None else due
 
 
-def give_back(connection: sqlite3.Connection, worker: int, id: MessageId, attempts: int, now: float) -> None:
-    """Undo a lease: due now, not counted. Raises LeaseLost."""
+def give_back(connection: sqlite3.Connection, worker: int, id: MessageId, attempts: int, due: float) -> None:
+    """Undo a lease: due then, not counted. Raises LeaseLost."""
     changed = connection.execute(
         "UPDATE message SET worker = 0, attempts = attempts - 1, due = ?"
         " WHERE id = ? AND worker = ? AND attempts = ? AND state = 0",
-        (now, id, worker, attempts),
+        (due, id, worker, attempts),
     ).rowcount
     if not changed:
         raise LeaseLost(LEASE_LOST)

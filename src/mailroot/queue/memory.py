@@ -151,10 +151,11 @@ class MemoryQueue:
             self.insert(self._ids.new(), report.message, report.octets)
         self.wake.set()
 
-    async def give_back(self, claim: Claim) -> None:
+    async def give_back(self, claim: Claim, due: float | None = None) -> None:
         entry = self._leased(claim)
         record = entry.record
-        entry.record = replace(record, leased=False, attempts=record.attempts - 1, due=self._clock.now())
+        due = self._clock.now() if due is None else due
+        entry.record = replace(record, leased=False, attempts=record.attempts - 1, due=due)
         self.wake.set()
 
     async def find(self, search: Search, limit: int) -> list[Record]:

@@ -369,10 +369,10 @@ class SqliteQueue:
         )
         return new, message if large else None
 
-    async def give_back(self, claim: Claim) -> None:
-        now = self._clock.now()
-        await self._write(changes.give_back, self._me, claim.record.id, claim.record.attempts, now)
-        self._stored(now)
+    async def give_back(self, claim: Claim, due: float | None = None) -> None:
+        due = self._clock.now() if due is None else due
+        await self._write(changes.give_back, self._me, claim.record.id, claim.record.attempts, due)
+        self._stored(due)
 
     # The owner's verbs.
 

@@ -8,14 +8,20 @@ The thread gives up the interpreter whenever it calls SQLite and may get it back
 So it calls seldom: rows travel many at a time, one statement for up to `ROWS` of them. With one statement per row,
 a busy event loop made commits wait for seconds.
 
+A database or log that was deleted or replaced while it is open would still take transactions, and they would be
+gone with the process: so before each commit it is seen that both are where they were. If not, nothing is stored
+until they are back, or the queue is opened anew.
+
 What fails: an operation that is itself at fault (a duplicate id, a lost lease) fails alone, its neighbours are
 stored without it. When disk or database fail, all of a transaction fail, nothing of it is stored, and the next
 transaction tries with a fresh connection. A commit that fails after it may have reached the disk is
 `CommitUnknown`.
 """
 
+import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from asyncio import AbstractEventLoop
@@ -71,6 +77,11 @@ _ENVIRONMENT = {
 }
 
 
+_Which = tuple[int, int]
+"""Device and number of a file."""
+
+_WAY_BACK = "nothing is stored until it is back, or the virtual server is restarted"
+
 _UNSYNCED = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 """I/O errors after which the mark that commits cannot be in the log."""
 
@@ -87,6 +98,9 @@ class Writer:
         self._written = 0
         self._cut_after = 0.0
         self._log = file.with_name(f"{file.name}-wal")
+        # Which files these are: the database as it was at first, the log since this connection was made.
+        self._is_file: _Which | None = None
+        self._is_log: _Which | None = None
         self._tidied = True
         self._busy_since: float | None = None
         self._thread: threading.Thread | None = None
@@ -198,6 +212,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
+                self._see_in_place()
                 self._apply(connection, batch)
             except BaseException:
                 self._roll_back(connection)
@@ -207,6 +222,24 @@ class Writer:
             self._turn.release()
         self._written += sum(operation.octets for operation in batch) + 4096 * 8
         self._tidied = False
+
+    def _see_in_place(self) -> None:
+        """Raises QueueError when the path leads to another file than the one we write to, or to none."""
+        if sys.platform == "win32":
+            return  # an open file can be neither removed nor replaced there
+        self._is_file = self._same(self._file, self._is_file)
+        self._is_log = self._same(self._log, self._is_log)
+
+    @staticmethod
+    def _same(path: Path, before: "_Which | None") -> "_Which":
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            raise QueueError(f"{path} was removed while it was in use; {_WAY_BACK}") from None
+        which = found.st_dev, found.st_ino
+        if before is not None and which != before:
+            raise QueueError(f"{path} was replaced while it was in use; {_WAY_BACK}")
+        return which
 
     @staticmethod
     def _peeked(connection: sqlite3.Connection, work: Work) -> bool:
@@ -268,6 +301,7 @@ class Writer:
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._is_log = None
         if connection is not None:
             try:
                 connection.close()
