@@ -4,6 +4,7 @@ chunk: all the client says goes out as one piece, as far as that is possible. by
 socket: line by line over a real connection.
 """
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -295,10 +296,17 @@ class Player:
                 await self.wire.start_tls()
             case "C!" if step.text == "close":
                 await self.wire.close()
+                async with asyncio.timeout(10.0):
+                    while self.way == "socket" and self.door.sessions.list():
+                        await asyncio.sleep(0)
             case "Q:" | "Q~" | "Q=" | "Q!":
                 await self._check_queue(step)
             case "E~":
-                if not any(re.search(step.text, repr(event)) for event in self.door.events):
+                try:
+                    async with asyncio.timeout(10.0):  # what follows a closed connection may come a moment after it
+                        while not any(re.search(step.text, repr(event)) for event in self.door.events):
+                            await asyncio.sleep(0.001)
+                except TimeoutError:
                     step.fail("\n".join(map(repr, self.door.events)))
             case _:
                 step.fail("no such step")

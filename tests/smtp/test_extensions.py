@@ -63,7 +63,8 @@ def test_mail(text: str, expected: MailParameters) -> None:
         ("AUTH=<>", 555),
         ("NOTIFY=NEVER", 555),
         ("X-THING=1", 555),
-        ("=1", 555),
+        ("=1", 501),
+        ("GRÖSSE=1", 501),
     ],
 )
 def test_mail_refused(text: str, code: int) -> None:

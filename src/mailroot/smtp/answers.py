@@ -108,13 +108,8 @@ def goodbye(fqdn: str) -> Reply:
 
 
 def unknown_parameter(keyword: str) -> Reply:
-    return Reply(555, "5.5.4", f"Unsupported parameter {_shown(keyword)}")
+    return Reply(555, "5.5.4", f"Unsupported parameter {keyword[:40]}")
 
 
 def bad_parameter(keyword: str) -> Reply:
-    return Reply(501, "5.5.4", f"Invalid parameter {_shown(keyword)}")
-
-
-def _shown(keyword: str) -> str:
-    """What a client wrote, cut; in ASCII, since who did not ask for SMTPUTF8 gets no other (RFC 6531 §3.7.4.1)."""
-    return keyword[:40].encode("ascii", "replace").decode()
+    return Reply(501, "5.5.4", f"Invalid parameter {keyword[:40]}")

@@ -110,7 +110,7 @@ class Message:
             octets = self._whole_lines(octets)
         self.size += len(octets)
         if self._limit and self.size > self._limit:
-            self.fault = answers.TOO_LARGE
+            self.fault = self.fault or answers.TOO_LARGE
         return b"" if self.fault is not None else octets
 
     def finish(self) -> bytes:

@@ -128,6 +128,9 @@ def _split(text: str) -> dict[str, str | None]:
         if not parameter:
             continue
         keyword, equals, value = parameter.partition("=")
+        if not (keyword.isascii() and keyword.replace("-", "").isalnum()):
+            # No keyword (RFC 5321 §4.1.2), and nothing to repeat to a client that may read ASCII only.
+            raise ProtocolError(answers.SYNTAX)
         keyword = keyword.upper()
         if keyword in parameters:
             raise ProtocolError(answers.bad_parameter(keyword))
