@@ -2,22 +2,28 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mailroot.clock import Clock, SystemClock
 from mailroot.config.load import ConfigurationError, load
 from mailroot.config.model import Configuration, VirtualServerSettings
 from mailroot.events import Bus, ConfigurationRefused, ConfigurationWarning
 from mailroot.mail.address import Address
+from mailroot.net.listener import CannotListen
 from mailroot.observe.log import Log
-from mailroot.operations import NotFound, OperationError, Operations
+from mailroot.operations import Conflict, NotFound, OperationError, Operations
 from mailroot.policy.domains import read_domain
 from mailroot.system import on_signals
 from mailroot.virtual_server import Change, VirtualServer
+
+if TYPE_CHECKING:
+    from mailroot.web.app import Server
 
 _NAME_TIMEOUT = 5.0
 
@@ -47,6 +53,7 @@ class Service:
         self._computer = ""
         self._log: Log | None = None
         self._forget_log: Callable[[], None] = lambda: None
+        self._api: Server | None = None
         self.configuration: Configuration | None = None
         self.api_address = ""
 
@@ -64,7 +71,10 @@ class Service:
         return self._operations
 
     def stop(self) -> None:
-        """Have `run` come to its end: sessions and deliveries get a short grace."""
+        """Have `run` come to its end: sessions and deliveries get a short grace. Said again: they get none."""
+        if self._stop.is_set():
+            for server in self._servers.values():
+                server.hurry()
         self._stop.set()
 
     async def run(self) -> int:
@@ -72,49 +82,91 @@ class Service:
         start at all; a virtual server that cannot start says so in the log, and the others run."""
         configuration = load(self._file, self._environment)
         self.configuration = configuration
-        self._change_log(configuration)
-        self._computer = await computer_name()
-        api = None
-        with contextlib.ExitStack() as signals:
-            signals.enter_context(on_signals(stop=self.stop, reload=self._on_reload))
+        with on_signals(stop=self.stop, reload=self._on_reload):
             try:
-                self._make_servers(configuration.virtual_servers)
-                troubles = await self._start_all()
-                if len(troubles) == len(self._servers):
-                    raise OperationError("\n".join(troubles))
-                # Imported here: who has no use for the API does not pay for it.
-                from mailroot.web.app import serve
-
-                api = await serve(configuration.service.api, self._operations)
-                self.api_address = api.address
-                for warning in configuration.warnings:
-                    self._bus.publish(ConfigurationWarning("", warning))
-                self._started(self)
+                async with self._reloading:
+                    await self._start(configuration)
+                if not self._stop.is_set():
+                    self._started(self)
                 await self._stop.wait()
             finally:
-                if api is not None:
-                    await api.close()
-                closed = await asyncio.gather(
-                    *(server.close() for server in self._servers.values()), return_exceptions=True
-                )
-                if self._log is not None:
-                    self._log.close()
+                await self._end()
+        return 0
+
+    async def _start(self, configuration: Configuration) -> None:
+        self._change_log(configuration)
+        self._computer = await computer_name()
+        self._make_servers(configuration.virtual_servers)
+        troubles = await self._start_all()
+        if self._stop.is_set():
+            return
+        if len(troubles) == len(self._servers):
+            raise OperationError("\n".join(troubles))
+        # Imported here: who has no use for the API does not pay for it.
+        from mailroot.web.app import serve
+
+        self._api = await serve(configuration.service.api, self._operations)
+        self.api_address = self._api.address
+        for warning in configuration.warnings:
+            self._bus.publish(ConfigurationWarning("", warning))
+
+    async def _end(self) -> None:
+        """Whatever of it runs comes to its end, in order. Raises what went wrong with it."""
+        self._stop.set()
+        if self._api is not None:
+            await self._api.close()
+        if self._reloads:
+            await asyncio.wait(self._reloads)
+        closed = await asyncio.gather(
+            *(server.close() for server in self._servers.values()), return_exceptions=True
+        )
+        if self._log is not None:
+            self._log.close()
         for fault in closed:
             if fault is not None:
                 raise fault
-        return 0
 
     async def reload(self, name: str | None = None) -> None:
         """Read the configuration again and go by it, in one virtual server or (None) in all; whole or not at all.
         Raises OperationError with the reason, and then the old one is in force."""
+        # In a task of its own: it is carried through even if who asked for it leaves.
+        await asyncio.shield(self._keep(self._reload_or_say_why_not(name)))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return task
+
+    async def _reload_or_say_why_not(self, name: str | None) -> None:
         async with self._reloading:
+            if self._stop.is_set():
+                raise Conflict("the service is stopping")
             try:
                 await self._reload(name)
             except (ConfigurationError, OperationError, OSError, ValueError) as error:
-                self._bus.publish(ConfigurationRefused(name or "", str(error)))
-                if isinstance(error, OperationError):
+                text = str(error) + self._advice(error)
+                self._bus.publish(ConfigurationRefused(name or "", text))
+                if isinstance(error, NotFound | Conflict):
                     raise
-                raise OperationError(str(error)) from error
+                raise OperationError(text) from error
+
+    def _advice(self, error: BaseException) -> str:
+        """What to do if another virtual server of this service is in the way."""
+        cause = error.__cause__
+        if not isinstance(cause, CannotListen) or cause.errno != errno.EADDRINUSE:
+            return ""
+        for server in self._servers.values():
+            # A virtual server that is in its own way says so itself.
+            if f"virtual server {server.name!r}" in str(error):
+                continue
+            for address in server.listeners:
+                if _overlap(address, cause.address):
+                    return (
+                        f" (virtual server {server.name!r} listens on {address}, and closes that only when the "
+                        "change is made: stop it first, or make the change in two steps)"
+                    )
+        return ""
 
     async def _reload(self, name: str | None) -> None:
         if self._file is None and self.configuration is not None:
@@ -151,7 +203,8 @@ class Service:
         if name is None:
             self._servers.update({server.name: server for server in added})
             for gone in [name for name in self._servers if name not in wanted]:
-                await self._servers.pop(gone).close()
+                await self._servers[gone].close()
+                del self._servers[gone]
             old = self.configuration
             if old is not None and old.service.api != configuration.service.api:
                 text = "service.api has changed; that takes effect when the service is started again"
@@ -165,9 +218,7 @@ class Service:
             with contextlib.suppress(OperationError):  # it is in the log
                 await self._operations.reload()
 
-        task = asyncio.get_running_loop().create_task(reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        self._keep(reload())
 
     def _change_log(self, configuration: Configuration) -> None:
         """Raises OSError when the log's file cannot be opened."""
@@ -182,7 +233,7 @@ class Service:
         self._forget_log()
         self._forget_log = self._bus.subscribe(log)
         if old is not None:
-            old.close()
+            old.finish()
 
     def _make_server(self, settings: VirtualServerSettings) -> VirtualServer:
         try:
@@ -198,11 +249,20 @@ class Service:
         """Why which did not start."""
         troubles: list[str] = []
         for server in self._servers.values():
+            if self._stop.is_set():
+                break
             try:
                 await server.start()
             except OperationError as error:
                 troubles.append(str(error))
         return troubles
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two listening addresses are in each other's way."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    every = ("0.0.0.0", "[::]")
+    return port == other_port and (host == other_host or host in every or other_host in every)
 
 
 async def computer_name() -> str:
@@ -240,7 +300,7 @@ def welcome(service: Service, command: str) -> str:
         lines.append(f"    listens on   {', '.join(server.listeners) or 'no address'}")
         lines.append(f"    folders      {folders.mailroot} (Pickup, Queue, Drop, Badmail)")
         lines.append(f"    local        {server.local.default} goes to {folders.drop}")
-        elsewhere = server.router.route(Address("", "any other domain"))
+        elsewhere = server.router.route(Address("", "the recipient's domain"))
         lines.append(f"    other mail   {elsewhere.describe()}")
     option = f" --config {_quoted(str(configuration.file))}" if configuration.file else ""
     host, _, port = at.rpartition(":")
