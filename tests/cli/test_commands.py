@@ -52,6 +52,12 @@ def test_no_service_no_token_wrong_token_each_has_its_words(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("api", ["192.0.2.1:2580", "example.com:2580", "127.0.0.1", "[::1]", "garbage"])
+def test_the_token_is_not_sent_to_another_machine(running: Running, say: Mailroot, api: str) -> None:
+    said = say("server", "list", "--api", api, "--token-file", str(running.token_file))
+    assert said.code == 2 and said.out == "" and "is not a loopback address and a port" in said.err
+
+
 def test_without_options_the_defaults_are_used(
     say: Mailroot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,13 +212,16 @@ def test_one_message_is_told_in_plain_words(running: Running, mailroot: Mailroot
     text = mailroot("queue", "show", known.lower()).out
     assert re.search(r"^Now: +deferred \(1 of 2 recipients left\); next try in 1[45] min, at ", text, re.MULTILINE)
     assert re.search(rf"^Because: +{re.escape(HOST)}: 450 4.2.0 Greylisted$", text, re.MULTILINE)
+    assert re.search(rf"^To do: +.+ `mailroot queue retry {known}` tries at once$", text, re.MULTILINE)
     assert re.search(r"^Arrived: .* by SMTP from 192.0.2.7 \(client.example\)$", text, re.MULTILINE)
     assert re.search(r"c@example.net +pending +mx.example.net", text)
     assert re.search(r"deferred +c@example.net", text)
     assert "\x1b" not in text
     assert mailroot("queue", "show", known, "--json").json["summary"]["pending"] == 1
     running.do(running.relay.queue.hold(_search(known)))  # type: ignore[union-attr]
-    assert "held; it waits until it is released" in mailroot("queue", "show", known).out
+    held = mailroot("queue", "show", known).out
+    assert "held; it waits until it is released" in held
+    assert f"`mailroot queue release {known}` lets it go on" in held
     said = mailroot("queue", "show", "0000000000001")
     assert said.code == 1 and said.err == "mailroot: there is no message 0000000000001\n"
     said = mailroot("queue", "show", "../servers")

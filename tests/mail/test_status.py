@@ -61,3 +61,27 @@ def test_advice_is_about_the_cause() -> None:
     assert status.advice("4.2.2") == status.advice("5.2.2")
     assert "policy" in status.advice("5.7.999")
     assert "administrator" in status.advice("5.9.9")
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(450, "4.2.2", "full"), "mailbox is full"),
+        (
+            Reply(451, "4.4.7", "Not delivered within 48 hours. The last answer was: 452 4.2.2 full"),
+            "mailbox is full",
+        ),
+        (
+            Reply(451, "4.4.7", "Not delivered within 48 hours. The last answer was: 450 no"),
+            "until its time was over",
+        ),
+        (Reply(450, "4.2.1", "The recipient receives mail too quickly"), "passes by itself"),
+        (Reply(550, "5.2.1", "Disabled"), "disabled"),
+        (Reply(450, "4.7.1", "Greylisted, see http://…"), "new to them"),
+        # Hosts without enhanced status codes: their code says whether there is hope, and no more.
+        (Reply(450, "", "busy"), "for now"),
+        (Reply(550, "", "no such user"), "for good"),
+    ],
+)
+def test_advice_on_a_reply(reply: Reply, words: str) -> None:
+    assert words in status.advice_on(reply)

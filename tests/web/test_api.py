@@ -243,7 +243,7 @@ async def test_messages_are_found_shown_and_counted(api: House) -> None:
     ("query", "words"),
     [
         ({"sendr": "x"}, 'no parameter "sendr"'),
-        ({"state": "lost"}, "'lost' is not a valid State"),
+        ({"state": "lost"}, "there is no state 'lost'; there are: queued, held, finished"),
         ({"id": "xyz"}, "not a message id"),
         ({"before": "xyz"}, "not a message id"),
         ({"since": "yesterday"}, '"since" must be a number'),

@@ -7,7 +7,8 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -168,13 +169,22 @@ def on_service(command: Callable[..., None]) -> Callable[..., None]:
 
 def find_service(config: Path | None, api: str, token_file: Path | None, *, json: bool = False) -> Service:
     """Where the options, the configuration file or the defaults say the service is. Raises Failure."""
-    address = api.removeprefix("http://").rstrip("/")
+    address = _loopback(api.removeprefix("http://").rstrip("/")) if api else ""
     if not (address and token_file):
         settings = _settings(config)
         host = f"[{settings.address}]" if ":" in settings.address else settings.address
         address = address or f"{host}:{settings.port}"
         token_file = token_file or settings.token_file
     return Service(address, token_file, json=json)
+
+
+def _loopback(text: str) -> str:
+    """The address as given. Raises BadParameter unless it is one of this machine: nobody else gets the token."""
+    host, _, port = text.rpartition(":")
+    with suppress(ValueError):
+        if port.isascii() and port.isdigit() and (host == "localhost" or ip_address(host.strip("[]")).is_loopback):
+            return text
+    raise typer.BadParameter(f"{text!r} is not a loopback address and a port; right would be '127.0.0.1:2580'")
 
 
 def segment(text: str) -> str:

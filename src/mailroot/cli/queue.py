@@ -148,6 +148,7 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
                 "Because",
                 summary["why"] if summary["state"] != "finished" or summary["doing"] != "delivered" else "",
             ),
+            ("To do", to_do_in_words(message)),
             ("From", summary["sender"] or "<> (a delivery report)"),
             ("Subject", summary["subject"]),
             ("Size", octets(summary["size"])),
@@ -217,6 +218,20 @@ def doing_in_words(summary: dict[str, Any], now: float) -> str:
             return f"{doing}{waiting}; next try {ahead(summary['due'], now)}, at {when}"
         case _:
             return doing + waiting
+
+
+def to_do_in_words(message: dict[str, Any]) -> str:
+    """What can be done about a message that is not delivered; "" where nothing has to be done."""
+    summary = message["summary"]
+    match summary["doing"]:
+        case "held":
+            return f"`mailroot queue release {summary['id']}` lets it go on"
+        case "deleted":
+            return ""
+        case "deferred":
+            return f"{message['advice']} `mailroot queue retry {summary['id']}` tries at once"
+        case _:
+            return str(message["advice"])
 
 
 @app.command()

@@ -196,11 +196,11 @@ def _what_happened(report: DeliveryReport, told: Told, offset: int | None) -> li
     if report.kind is Kind.FAILED:
         if code == status.EXPIRED:
             lines += ["The message has waited as long as it may, and is not tried again."]
-        lines += [status.advice(status.cause(told.reply) or code)]
+        lines += [status.advice_on(told.reply)]
     elif report.kind is Kind.DELAYED:
         again, end = format_date(report.due, offset), format_date(report.expires, offset)
         lines += [f"It is tried again, next on {again}, and given up on {end}."]
-        lines += [status.advice(status.cause(told.reply) or code)]
+        lines += [status.advice_on(told.reply)]
     return [piece for line in lines for piece in ([line] if line.startswith("    ") else _wrapped(line, 76))]
 
 

@@ -91,6 +91,17 @@ _ADVICE = {
     "7.60": "The login may not send as this sender. Use its own address, or let it be allowed to.",
 }
 
+_FOR_NOW = {
+    "1.1": "The host could not check the address just now. If that goes on, check its spelling.",
+    "1.7": "The host could not check the sender's address just now. If that goes on, check the From address.",
+    "1.8": "The host could not find the sender's domain just now. If that goes on, check the From address.",
+    "2.1": "The mailbox takes nothing more for now. Mostly that passes by itself.",
+    "3.2": "The host takes no mail for now. Mostly that passes by itself.",
+    "7.0": "The host puts the message off by its policy. Mostly that passes by itself.",
+    "7.1": "The host puts the message off; many do so with senders new to them. Mostly that passes by itself.",
+}
+"""What the same details mean with a 4: RFC 3463 tells them apart by the class alone."""
+
 _BY_SUBJECT = {
     "1": "Check the address.",
     "2": "The mailbox cannot take the message now. Reach the recipient in another way.",
@@ -102,11 +113,23 @@ _BY_SUBJECT = {
 }
 
 
+def advice_on(reply: Reply) -> str:
+    """What can be done about a recipient of whom this was said last; never empty."""
+    if known := cause(reply):
+        return advice(known)
+    if reply.is_permanent:
+        return "The host refused the message for good. Its answer says why; if not, ask its administrator."
+    return (
+        "The host does not take the message for now. If that goes on, ask its administrator, and quote its answer."
+    )
+
+
 def advice(status: str) -> str:
     """What can be done about a recipient that failed or is late with this status; never empty."""
-    _, subject, detail = status.split(".")
+    kind, subject, detail = status.split(".")
     return (
-        _ADVICE.get(f"{subject}.{detail}")
+        (_FOR_NOW.get(f"{subject}.{detail}") if kind == "4" else None)
+        or _ADVICE.get(f"{subject}.{detail}")
         or _BY_SUBJECT.get(subject)
         or "Ask the administrator of that host, and quote its answer."
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
+from mailroot.mail.status import advice_on
 from mailroot.operations.servers import Folders, ServerState
 from mailroot.queue.base import Attempt, Counts, Fate, Record, Standing, State, format_id
 from mailroot.receive.sessions import SessionInfo
@@ -104,7 +105,8 @@ class StoryLine:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """All that is known of one message. `envid` is the sender's own id for it (RFC 3461), "" if none."""
+    """All that is known of one message. `envid` is the sender's own id for it (RFC 3461), "" if none; `advice` is
+    what can be done about what `summary.why` says, "" where nothing has to be done."""
 
     summary: Summary
     message_id: str
@@ -114,6 +116,7 @@ class Detail:
     helo: str
     user: str
     delay_reported: bool
+    advice: str
     recipients: tuple[RecipientStatus, ...]
     story: tuple[StoryLine, ...]
 
@@ -193,6 +196,7 @@ def detail(server: str, record: Record, story: Sequence[Attempt], now: float) ->
         helo=origin.helo,
         user=origin.user,
         delay_reported=record.delay_reported,
+        advice=_advice(record.standings),
         recipients=tuple(_recipient_status(standing) for standing in record.standings),
         story=tuple(
             StoryLine(
@@ -257,15 +261,24 @@ def _end(standings: Sequence[Standing]) -> str:
 
 def _why(standings: Sequence[Standing]) -> str:
     """The newest reply that kept a recipient from being delivered, with who said it."""
+    newest = _newest_refusal(standings)
+    if newest is None:
+        return ""
+    return f"{newest.host}: {newest.reply}" if newest.host else str(newest.reply)
+
+
+def _advice(standings: Sequence[Standing]) -> str:
+    newest = _newest_refusal(standings)
+    return advice_on(newest.reply) if newest is not None else ""
+
+
+def _newest_refusal(standings: Sequence[Standing]) -> Deferred | Failed | None:
     refusals = [
         standing.last
         for standing in standings
         if standing.fate is not Fate.DELIVERED and isinstance(standing.last, Deferred | Failed)
     ]
-    if not refusals:
-        return ""
-    newest = max(refusals, key=lambda outcome: outcome.at)
-    return f"{newest.host}: {newest.reply}" if newest.host else str(newest.reply)
+    return max(refusals, key=lambda outcome: outcome.at, default=None)
 
 
 def as_json(value: object) -> object:

@@ -291,6 +291,13 @@ def _action(request: Request) -> Action:
         raise NotFound(f"there is no such action; there are: {', '.join(Action)}") from None
 
 
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise Invalid(f"there is no state {text!r}; there are: {', '.join(State)}") from None
+
+
 def _search(parameters: Parameters) -> Search:
     """What the parameters mean. Raises Invalid."""
     ids = parameters.get("id", ())
@@ -300,7 +307,7 @@ def _search(parameters: Parameters) -> Search:
     try:
         return Search(
             ids=tuple(map(parse_id, ids)),
-            states=tuple(map(State, parameters.get("state", ()))),
+            states=tuple(map(_state, parameters.get("state", ()))),
             sender=_one(parameters, "sender"),
             recipient=_one(parameters, "recipient"),
             subject=_one(parameters, "subject"),
