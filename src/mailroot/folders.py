@@ -138,9 +138,10 @@ def free_base(folder: Path, wish: str) -> str:
 def write_reason(folder: Path, base: str, reason: str, properties: Mapping[str, object]) -> None:
     """Write NAME.BDR and NAME.BDP of a set. Raises OSError."""
     text = reason.rstrip("\n").replace("\n", "\r\n") + "\r\n"
-    write_whole(folder / f"{base}.BDR", [text.encode()])
+    # A file name, on Linux, may hold octets that are no text.
+    write_whole(folder / f"{base}.BDR", [text.encode("utf-8", "backslashreplace")])
     written = json.dumps(properties, ensure_ascii=False, indent=2) + "\n"
-    write_whole(folder / f"{base}.BDP", [written.encode()])
+    write_whole(folder / f"{base}.BDP", [written.encode("utf-8", "backslashreplace")])
 
 
 def trouble(error: OSError, folder: str) -> Reply:

@@ -136,6 +136,17 @@ async def test_an_unread_flood_stops_at_the_limit() -> None:
         await client.drain(5)
 
 
+async def test_an_interrupt_reaches_who_waits_for_a_peer_that_does_not_read() -> None:
+    async with pair() as (client, served):
+        served.write(b"x" * (16 * 1024 * 1024))
+        waiting = asyncio.create_task(served.drain(60))
+        await asyncio.sleep(0)
+        served.interrupt()
+        await asyncio.wait_for(waiting, 5)
+        assert served.is_open
+        assert client.is_open
+
+
 async def test_drain_tells_that_the_peer_is_gone() -> None:
     async with pair() as (client, served):
         served.abort()

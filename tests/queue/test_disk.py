@@ -107,6 +107,29 @@ async def test_a_disk_that_turns_read_only(disk: Path) -> None:
     await queue.close()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not let go of open files")
+@pytest.mark.parametrize("name", ["queue.sqlite3", "queue.sqlite3-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_taken_away_while_it_is_open(tmp_path: Path, name: str, replaced: bool) -> None:
+    queue = await open_queue(tmp_path / "Queue", SystemClock())
+    before = await put(queue, 1000)
+    file, aside = tmp_path / "Queue" / name, tmp_path / "aside"
+    file.rename(aside)
+    if replaced:
+        file.write_bytes(b"")
+    word = "replaced" if replaced else "removed"
+    with pytest.raises(QueueError, match=f"{name} was {word} while it was in use"):
+        await put(queue, 1000)
+    with pytest.raises(QueueError, match=word):
+        await put(queue, 1000)
+    aside.replace(file)
+    after = await put(queue, 1000)
+    await queue.close()
+    again = await open_queue(tmp_path / "Queue", SystemClock())
+    assert {claim.record.id for claim in await again.claim(5)} == {before, after}
+    await again.close()
+
+
 LIMITED = """
 import asyncio, resource, sys
 from pathlib import Path

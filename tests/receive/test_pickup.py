@@ -437,6 +437,19 @@ async def test_what_is_no_message_goes_to_badmail_as_it_is_with_the_reason(
         assert reason in refused.reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are octets on Linux alone")
+async def test_a_bad_file_whose_name_is_no_text(tmp_path: Path) -> None:
+    async with serving(tmp_path) as scene:
+        name = os.fsdecode(b"\xff\xfe.eml")
+        scene.put(name, b"no message\r\n")
+        await scene.settle()
+        [refused] = scene.refusals()
+        assert (refused.file, refused.kept) == (name, False)
+        base = os.fsdecode(b"\xff\xfe")
+        assert (scene.badmail / f"{base}.BAD").read_bytes() == b"no message\r\n"
+        assert b"\\udcff" in (scene.badmail / f"{base}.BDR").read_bytes()
+
+
 async def test_bad_files_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     async with serving(tmp_path) as scene:
         for number in range(3):

@@ -338,6 +338,17 @@ async def test_nobody_else_starves_while_one_client_floods() -> None:
     await two.leave()
 
 
+async def test_what_follows_a_message_with_bare_line_ends_is_not_read_as_commands() -> None:
+    door = Door()
+    session = await door.connect()
+    smuggled = b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nSubject: x\r\n\r\n.\r\n"
+    octets = await session.say(BEGIN + b"DATA\r\nSubject: x\r\n\r\nx\r\r\n.\r\n" + smuggled)
+    assert codes(octets) == [250, 250, 250, 354, 550]
+    await session.task
+    assert not await door.records()
+    assert door.published(SessionClosed)[0].why == "commands behind bare line ends"
+
+
 # The end
 
 

@@ -230,8 +230,10 @@ class Stream(asyncio.Protocol):
         self._wake()
 
     def interrupt(self) -> None:
-        """Who waits in `read` gets b"" now, although the connection stands. May be called from anywhere."""
+        """Who waits in `read` gets b"" now, although the connection stands, and who waits in `drain` waits no
+        longer. May be called from anywhere."""
         self._wake()
+        self.resume_writing()
 
     # Waiting. A timer per wait costs more than the wait; one timer per stream, moved lazily, does not.
 

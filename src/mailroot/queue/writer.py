@@ -18,7 +18,6 @@ transaction tries with a fresh connection. A commit that fails after it may have
 `CommitUnknown`.
 """
 
-import os
 import queue
 import sqlite3
 import sys
@@ -233,7 +232,7 @@ class Writer:
     @staticmethod
     def _same(path: Path, before: "_Which | None") -> "_Which":
         try:
-            found = os.stat(path)
+            found = path.stat()
         except FileNotFoundError:
             raise QueueError(f"{path} was removed while it was in use; {_WAY_BACK}") from None
         which = found.st_dev, found.st_ino

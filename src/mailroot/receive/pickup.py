@@ -289,6 +289,9 @@ class Pickup:
             await self._thread(self._folder.put_back, taken)
             why = error.strerror or str(error)
             raise Stays(f"{reason} And the Badmail folder cannot be written: {why}.") from error
+        except Exception:
+            await self._thread(self._folder.put_back, taken)
+            raise
         self._bus.publish(PickupRefused(self._server, taken.name, reason))
 
     def _say_stays(self, name: str, reason: str) -> None:

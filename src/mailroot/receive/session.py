@@ -71,8 +71,9 @@ _INTERNAL_ERROR = Reply(451, "4.3.0", "Requested action aborted: error in proces
 _LOOKUP_TIMEOUT = 5.0
 _HANDSHAKE_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 10.0
-_TURN = 128
-"""Events after which a session that never has to wait lets others have their turn."""
+_TURN = 16
+"""Events after which a session that never has to wait lets others have their turn. Few, since hundreds of clients
+that flood us without reading may stand between another one and its next reply."""
 
 Lookup = Callable[[str], Awaitable[str | None]]
 """The name of an IP address: its reverse DNS name if that leads back to the address, else None."""
@@ -321,7 +322,12 @@ class Session:
                     self._refuse("BDAT", trouble)
             case ContentRefused(command, reply):
                 await self._transaction.abandon()
-                self._refuse(command, reply)
+                # What is pipelined behind a message that mixes its line ends may be the rest of it, smuggled past a
+                # server that saw another end: it must not be read as commands (CVE-2023-51764).
+                smuggled = command == "DATA" and reply == answers.BARE_LINE_END and protocol.unread > 0
+                if smuggled:
+                    self._why = "commands behind bare line ends"
+                self._refuse(command, reply, hang_up=smuggled)
             case StartTls():
                 await self._secure()
             case Help():
