@@ -18,10 +18,12 @@ from mailroot.config.load import ConfigurationError
 from mailroot.config.load import load as load_configuration
 from mailroot.config.model import Configuration
 from mailroot.events import ConfigurationRefused, ConfigurationWarning, Event, ListenerOpened, ServerChanged
-from mailroot.operations import NotFound, OperationError, ServerState
+from mailroot.operations import Conflict, NotFound, OperationError, ServerState
 from mailroot.queue.base import Search, State
+from mailroot.queue.sqlite import open_queue
 from mailroot.service import Service, command_name, computer_name, welcome
 from rig.mail import BODIES, arrived, message
+from rig.next_hop import SILENT, NextHop
 from rig.relay import free_port, merged, toml
 from rig.sink import Sink
 
@@ -184,7 +186,142 @@ async def test_an_api_port_in_use_is_an_error_of_its_own(running: Running) -> No
         await running.greets(running.port)
 
 
+async def test_a_log_that_cannot_be_opened_starts_nothing(running: Running) -> None:
+    (running.file.parent / "first.log").mkdir()
+    with pytest.raises((OperationError, ConfigurationError), match=r"first\.log"):
+        await running.start()
+    with pytest.raises(ConnectionRefusedError):
+        await running.greets(running.port)
+
+
+async def test_a_start_that_fails_leaves_no_task_and_no_port(running: Running) -> None:
+    before = asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", running.api_port)), pytest.raises(OperationError):
+        await running.start()
+    await until(lambda: asyncio.all_tasks() <= before)
+    assert [event.state for event in running.said(ServerChanged)][-2:] == ["stopping", "stopped"]
+    with socket.create_server(("127.0.0.1", running.port)):
+        pass
+    await running.start()
+
+
+async def test_told_to_stop_while_it_starts_it_starts_nothing_more(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def name() -> str:
+        asked.set()
+        await answer.wait()
+        return "computer.example.com"
+
+    monkeypatch.setattr("mailroot.service.computer_name", name)
+    starting = asyncio.create_task(running.start())
+    await asked.wait()
+    running.service.stop()
+    answer.set()
+    await starting
+    assert await running.ended() == 0
+    assert running.said(ServerChanged) == []
+
+
+async def test_cancelled_while_it_starts_it_ends_in_order(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        opening.set()
+        await go_on.wait()
+        return await open_queue(*arguments)
+
+    monkeypatch.setattr("mailroot.virtual_server.open_queue", slowly)
+    running.write()
+    service = Service(running.file, environment={})
+    service.bus.subscribe(lambda when, event: running.events.append(event))
+    before = asyncio.all_tasks()
+    run = asyncio.create_task(service.run())
+    await opening.wait()
+    run.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert [event.state for event in running.said(ServerChanged)] == ["starting", "started", "stopping", "stopped"]
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_told_twice_to_stop_it_gives_no_grace(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailroot.virtual_server._DELIVERY_GRACE", 3600.0)
+    async with NextHop({".": SILENT}) as hop:
+        service = await running.start(delivery=smart_host(hop.port))
+        await running.send("text")
+        await hop.heard("DATA")
+        service.stop()
+        await until(lambda: any(event.state == "stopping" for event in running.said(ServerChanged)))
+        service.stop()
+        assert await running.ended() == 0
+    await running.start(delivery=smart_host(free_port()))
+    queue = running.service.servers["default"].queue
+    assert queue is not None
+    assert len(await queue.find(Search(states=(State.QUEUED,)), 10)) == 1
+
+
 # Reload
+
+
+async def test_a_port_that_another_virtual_server_of_ours_still_has_is_explained(running: Running) -> None:
+    service = await running.start(virtual_server={"old": {"general": {"mailroot": "old"}}})
+    running.sections["virtual_server"] = {"new": {"general": {"mailroot": "new"}}}
+    running.write()
+    address = rf"127\.0\.0\.1:{running.port}"
+    words = (
+        rf"'new' cannot start: cannot listen on {address}.* \(virtual server 'old' listens on {address}, and closes"
+    )
+    with pytest.raises(OperationError, match=words):
+        await service.reload()
+    assert list(service.servers) == ["old"]
+    await service.operations.stop(["old"])
+    await service.reload()
+    assert list(service.servers) == ["new"]
+    assert await running.greets(running.port) == "relay.example.com"
+
+
+async def test_a_changed_mailroot_folder_is_refused_and_nothing_else_is_taken(running: Running) -> None:
+    service = await running.start()
+    before = service.configuration
+    running.write(general={"mailroot": "elsewhere", "fqdn": "new.example.com"})
+    with pytest.raises(Conflict, match="mailroot folder cannot change while the service runs"):
+        await service.reload()
+    assert len(running.said(ConfigurationRefused)) == 1
+    assert service.configuration is before
+    assert await running.greets(running.port) == "relay.example.com"
+    assert not (running.file.parent / "elsewhere").exists()
+
+
+async def test_a_reload_is_carried_through_though_who_asked_for_it_left(running: Running) -> None:
+    service = await running.start()
+    running.write(general={"fqdn": "new.example.com"})
+    asked = asyncio.create_task(service.reload())
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await until(lambda: service.servers["default"].fqdn == "new.example.com")
+
+
+async def test_stopping_waits_for_a_reload_and_takes_no_other(running: Running) -> None:
+    service = await running.start()
+    port = free_port()
+    running.write(virtual_server={"added": {"general": {"mailroot": "added", "listen": [f"127.0.0.1:{port}"]}}})
+    reloading = asyncio.create_task(service.reload())
+    await until(lambda: any(event.server == "added" for event in running.said(ServerChanged)))
+    assert await running.stop() == 0
+    await reloading
+    assert {server.state for server in service.servers.values()} == {ServerState.STOPPED}
+    with pytest.raises(ConnectionRefusedError):
+        await running.greets(port)
+    with pytest.raises(Conflict, match="the service is stopping"):
+        await service.reload()
 
 
 async def test_a_reload_changes_adds_and_removes_virtual_servers_as_the_file_says(running: Running) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import smtplib
 import socket
 import sqlite3
+import ssl
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,13 +28,15 @@ from mailroot.events import (
     SessionRefused,
 )
 from mailroot.operations import Conflict, OperationError, ServerState
+from mailroot.policy.access import AccessList, AccessSettings, Mode
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import Search, State
 from mailroot.receive.listeners import GeneralSettings, TlsSettings
 from mailroot.receive.pickup import Pickup
 from mailroot.virtual_server import VirtualServer
-from rig.door import certificate_pem, client_tls
+from rig.door import another_certificate_pem, certificate_pem, client_tls
 from rig.mail import BODIES, arrived, message
+from rig.next_hop import SILENT, NextHop
 from rig.relay import free_port
 from rig.sink import Sink
 
@@ -228,6 +231,106 @@ async def test_stopped_it_says_goodbye_and_its_queue_can_still_be_worked_on(rig:
     writer.close()
 
 
+async def test_stopped_it_takes_the_message_that_is_coming_in_and_no_other(rig: Rig) -> None:
+    await rig.server.start()
+    reader, writer = await connect(rig.port)
+    await answer(reader)
+    await say(reader, writer, "HELO c", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA")
+    writer.write(b"half of ")
+    stopping = asyncio.create_task(rig.server.stop())
+    await rig.until(lambda: in_state(rig, ServerState.STOPPING))
+    writer.write(b"it\r\n.\r\n")
+    assert (await answer(reader)).startswith("250 2.6.0")
+    assert (await answer(reader)).startswith("421 4.3.2")
+    assert await reader.read() == b""
+    await stopping
+    assert await rig.counts(State.QUEUED) == 1
+    writer.close()
+
+
+async def in_state(rig: Rig, state: ServerState) -> bool:
+    return rig.server.state is state
+
+
+async def test_in_haste_it_gives_no_grace_and_loses_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailroot.virtual_server._SESSION_GRACE", 3600.0)
+    monkeypatch.setattr("mailroot.virtual_server._DELIVERY_GRACE", 3600.0)
+    async with NextHop({".": SILENT}) as hop:
+        rig.set_smart_host(hop.port)
+        await rig.make().start()
+        await rig.send("text")
+        await hop.heard("DATA")
+        reader, writer = await connect(rig.port)
+        await answer(reader)
+        await say(reader, writer, "HELO c", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA")
+        writer.write(b"half of ")
+        stopping = asyncio.create_task(rig.server.stop())
+        await rig.until(lambda: in_state(rig, ServerState.STOPPING))
+        assert not stopping.done()
+        rig.server.hurry()
+        async with asyncio.timeout(60):
+            await stopping
+        assert await reader.read() == b""
+        assert rig.server.sessions.list() == []
+        writer.close()
+    assert rig.server.queue is not None
+    (record,) = await rig.server.queue.find(Search(), 10)
+    assert (record.state, record.attempts) == (State.QUEUED, 0)
+    assert rig.said(InternalError) == []
+
+
+async def test_what_was_begun_is_carried_through_though_who_asked_for_it_left(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with NextHop({}, hold={".": (go_on := asyncio.Event())}) as hop:
+        rig.set_smart_host(hop.port)
+        await rig.make().start()
+        await rig.send("text")
+        await hop.heard("DATA")
+        asked = asyncio.create_task(rig.server.stop())
+        await rig.until(lambda: in_state(rig, ServerState.STOPPING))
+        asked.cancel()
+        again = asyncio.create_task(rig.server.start())
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert rig.server.state is ServerState.STOPPING
+        go_on.set()
+        await again
+        assert await rig.counts(State.FINISHED) == 1
+    states = [event.state for event in rig.said(ServerChanged)]
+    assert states == ["starting", "started", "stopping", "stopped", "starting", "started"]
+
+
+async def test_closed_it_is_closed_for_good(rig: Rig) -> None:
+    await rig.server.start()
+    closing, starting = asyncio.create_task(rig.server.close()), asyncio.create_task(rig.server.start())
+    await closing
+    with pytest.raises(Conflict, match="'default' is closed"):
+        await starting
+    await rig.server.close()
+    assert rig.server.queue is None
+    assert rig.server.state is ServerState.STOPPED
+
+
+async def test_a_fault_while_it_starts_leaves_it_stopped_and_nothing_open(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> object:
+        raise ZeroDivisionError("a fault of ours")
+
+    port = free_port()
+    rig.settings = rig.general(listen=(f"127.0.0.1:{port}",))
+    with monkeypatch.context() as patch:
+        patch.setattr(VirtualServer, "_jobs", fault)
+        with pytest.raises(ZeroDivisionError):
+            await rig.make().start()
+    assert rig.server.state is ServerState.STOPPED
+    with pytest.raises(ConnectionRefusedError):
+        await connect(port)
+    await rig.server.start()
+    assert rig.server.listeners == (f"127.0.0.1:{port}",)
+
+
 async def test_a_port_that_is_taken_is_named_and_it_can_be_started_when_it_is_free(rig: Rig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -310,6 +413,39 @@ async def test_sessions_in_progress_keep_the_settings_they_began_with(rig: Rig) 
     its_writer.close()
 
 
+async def test_who_may_relay_is_settled_when_a_session_begins(rig: Rig) -> None:
+    await rig.server.start()
+    transaction = ("HELO c", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
+    reader, writer = await connect(rig.port)
+    await answer(reader)
+    closed = replace(rig.settings, access=AccessSettings(relay=AccessList(Mode.ONLY, ("192.0.2.1",))))
+    await (await rig.server.prepare(closed)).apply()
+    its_reader, its_writer = await connect(rig.port)
+    await answer(its_reader)
+    assert (await say(its_reader, its_writer, *transaction))[-1].startswith("550 5.7.1 Unable to relay")
+    assert (await say(reader, writer, *transaction))[-1].startswith("250 ")
+    writer.close()
+    its_writer.close()
+
+
+async def test_it_is_neither_stopped_nor_started_between_a_change_and_its_end(rig: Rig) -> None:
+    await rig.server.start()
+    new = f"127.0.0.1:{free_port()}"
+    change = await rig.server.prepare(rig.general(listen=(ANY, new)))
+    stopping = asyncio.create_task(rig.server.stop())
+    await rig.until(lambda: under_way(rig))
+    assert rig.server.state is ServerState.STARTED
+    await change.apply()
+    await stopping
+    assert rig.server.state is ServerState.STOPPED
+    with socket.create_server(("127.0.0.1", int(new.rpartition(":")[2]))):
+        pass
+
+
+async def under_way(rig: Rig) -> bool:
+    return bool(rig.server._under_way)
+
+
 async def test_delivery_goes_by_the_new_settings_at_once(rig: Rig, sink: Sink) -> None:
     rig.set_smart_host(free_port())
     await rig.make().start()
@@ -388,6 +524,17 @@ async def test_a_renewed_certificate_is_taken_by_a_change(rig: Rig, tmp_path: Pa
         await asyncio.to_thread(starttls)
     await (await rig.server.prepare(rig.general(tls=TlsSettings(file)))).apply()
     assert await asyncio.to_thread(starttls) == "250"
+    # The file by the same name is another one now; what it said before is in force until it is read again.
+    file.write_bytes(another_certificate_pem())
+    assert await asyncio.to_thread(starttls) == "250"
+    await (await rig.server.prepare(rig.general(tls=TlsSettings(file)))).apply()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.to_thread(starttls)
+    file.write_bytes(b"half a file")
+    with pytest.raises(OperationError, match=r"server\.pem"):
+        await rig.server.prepare(rig.general(tls=TlsSettings(file)))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await asyncio.to_thread(starttls)
 
 
 # In the background

@@ -2,7 +2,7 @@
 
 The only place that chooses a queue engine. Building the parts (`Plan`) needs no disk and no socket, so a changed
 configuration is known to be whole before anything of it is applied: `prepare` builds and binds all that is new,
-`Change.apply` cannot fail.
+`Change.apply` cannot fail. What was begun is carried through, even if who asked for it leaves.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ import errno
 import os
 import ssl
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from mailroot.clock import Clock
 from mailroot.config.model import VirtualServerSettings
@@ -55,6 +56,8 @@ _TIDY_EVERY = 600.0
 _TIDY_AT_ONCE = 1000
 _PAUSE_AFTER_FAULT = 5.0
 _DROP_QUOTA_MESSAGES = 10
+
+_Job = tuple[str, Callable[[], Awaitable[None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class Plan:
 
 
 class Change:
-    """A changed configuration of one virtual server, ready to be applied or let go."""
+    """A changed configuration of one virtual server, ready to be applied or let go: one of the two has to be done,
+    for until then the virtual server is neither started nor stopped."""
 
     def __init__(
         self,
@@ -128,12 +132,16 @@ class Change:
 
     async def apply(self) -> None:
         """Go by the new settings from now on; sessions that are open keep the old ones."""
-        await self._server._apply(self._plan, self._arrangement, self._tls)
+        try:
+            await self._server._apply(self._plan, self._arrangement, self._tls)
+        finally:
+            self._server._turn.release()
 
     def discard(self) -> None:
         """Leave everything as it is."""
         if self._arrangement is not None:
             self._arrangement.discard()
+        self._server._turn.release()
 
 
 class VirtualServer:
@@ -154,6 +162,9 @@ class VirtualServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._haste = asyncio.Event()
+        self._closed = False
 
     # How it stands
 
@@ -221,44 +232,21 @@ class VirtualServer:
 
     async def start(self) -> None:
         """Open the queue, listen, watch Pickup, deliver. Raises OperationError, and then nothing of it is done."""
-        async with self._turn:
-            if self._state in (ServerState.STARTED, ServerState.PAUSED):
-                return
-            self._become(ServerState.STARTING)
-            try:
-                await self._open(self._plan)
-            except (OSError, QueueError, CertificateError) as error:
-                self._trouble = str(error)
-                if isinstance(error, CannotListen):
-                    self._bus.publish(ListenerFailed(self.name, error.address, str(error)))
-                self._become(ServerState.STOPPED, str(error))
-                raise OperationError(f"virtual server {self.name!r} cannot start: {error}") from error
-            self._trouble = ""
-            self._become(ServerState.STARTED)
+        await self._carry_through(self._start())
 
     async def stop(self) -> None:
         """Sessions finish the message they hand in, deliveries their attempt, for a short grace; the queue stays
         open for operators."""
-        async with self._turn:
-            if self._state is ServerState.STOPPED:
-                return
-            self._become(ServerState.STOPPING)
-            listeners, self._listeners = self._listeners, None
-            if listeners is not None:
-                await listeners.close(_SESSION_GRACE)
-            await self._end(self._tasks)
-            self._tasks = []
-            if self._retiring:
-                await asyncio.wait(self._retiring)
-            await self._plan.resolver.close()
-            self._become(ServerState.STOPPED)
+        await self._carry_through(self._stop())
 
     async def close(self) -> None:
-        """Stop, and close the queue."""
-        await self.stop()
-        queue, self._queue = self._queue, None
-        if queue is not None:
-            await queue.close()
+        """Stop for good, and close the queue."""
+        self._closed = True
+        await self._carry_through(self._close())
+
+    def hurry(self) -> None:
+        """Give no grace from now on: sessions are cut off, attempts under way are given up."""
+        self._haste.set()
 
     async def pause(self) -> None:
         async with self._turn:
@@ -285,23 +273,30 @@ class VirtualServer:
     async def prepare(self, settings: VirtualServerSettings) -> Change:
         """Make ready to go by other settings: all that may fail is tried here. Raises OperationError, and then the
         old ones are in force, untouched."""
-        async with self._turn:
-            try:
-                plan = Plan.of(settings, self._computer)
-                tls = _context(plan)
-                if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
-                    raise Conflict(
-                        f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
-                        "stop the service and start it again"
-                    )
-                if self._listeners is None:
-                    return Change(self, plan)
-                await asyncio.to_thread(_make_folders, plan.folders)
-                return Change(self, plan, self._listeners.arrange(settings.general), tls)
-            except CannotListen as error:
-                raise OperationError(f"virtual server {self.name!r}: {error}{self._advice(error)}") from error
-            except (OSError, ValueError, CertificateError) as error:
-                raise OperationError(f"virtual server {self.name!r}: {error}") from error
+        await self._turn.acquire()
+        try:
+            return await self._prepare(settings)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def _prepare(self, settings: VirtualServerSettings) -> Change:
+        try:
+            plan = Plan.of(settings, self._computer)
+            tls = _context(plan)
+            if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
+                raise Conflict(
+                    f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
+                    "stop the service and start it again"
+                )
+            if self._listeners is None:
+                return Change(self, plan)
+            await asyncio.to_thread(_make_folders, plan.folders)
+            return Change(self, plan, self._listeners.arrange(settings.general), tls)
+        except CannotListen as error:
+            raise OperationError(f"virtual server {self.name!r}: {error}{self._advice(error)}") from error
+        except (OSError, ValueError, CertificateError) as error:
+            raise OperationError(f"virtual server {self.name!r}: {error}") from error
 
     def _advice(self, error: CannotListen) -> str:
         """What to do if it is we who are in the way: `*:25` cannot be opened while 127.0.0.1:25 is."""
@@ -317,6 +312,65 @@ class VirtualServer:
         self._state = state
         self._bus.publish(ServerChanged(self.name, state.value, why))
 
+    async def _carry_through(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it to its end, also when who waits for it is cancelled."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
+    async def _start(self) -> None:
+        async with self._turn:
+            if self._state is not ServerState.STOPPED:
+                return
+            if self._closed:
+                raise Conflict(f"virtual server {self.name!r} is closed: the service ends, or goes on without it")
+            self._become(ServerState.STARTING)
+            try:
+                await self._open(self._plan)
+            except (OSError, QueueError, CertificateError) as error:
+                self._trouble = str(error)
+                if isinstance(error, CannotListen):
+                    self._bus.publish(ListenerFailed(self.name, error.address, str(error)))
+                self._become(ServerState.STOPPED, str(error))
+                raise OperationError(f"virtual server {self.name!r} cannot start: {error}") from error
+            except BaseException as error:
+                self._become(ServerState.STOPPED, repr(error))
+                raise
+            self._trouble = ""
+            self._become(ServerState.STARTED)
+
+    async def _stop(self) -> None:
+        async with self._turn:
+            if self._state is ServerState.STOPPED:
+                return
+            self._become(ServerState.STOPPING)
+            listeners, self._listeners = self._listeners, None
+            if listeners is not None:
+                closing = asyncio.create_task(listeners.close(_SESSION_GRACE))
+                await self._in_grace(closing, self._sessions.cut_all)
+            await self._end(self._tasks)
+            self._tasks = []
+            if self._retiring:
+                await asyncio.wait(self._retiring)
+            await self._plan.resolver.close()
+            self._become(ServerState.STOPPED)
+
+    async def _close(self) -> None:
+        await self._stop()
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            await queue.close()
+
+    async def _in_grace(self, ending: "asyncio.Future[Any]", cut: Callable[[], None]) -> None:
+        """Wait for it; when there is haste, cut it short."""
+        haste = asyncio.create_task(self._haste.wait())
+        await asyncio.wait((ending, haste), return_when=asyncio.FIRST_COMPLETED)
+        haste.cancel()
+        if not ending.done():
+            cut()
+        await ending
+
     async def _open(self, plan: Plan) -> None:
         await asyncio.to_thread(_make_folders, plan.folders)
         if self._queue is None:
@@ -324,36 +378,39 @@ class VirtualServer:
         self._advise(plan)
         intake = self._intake(plan, self._queue)
         terms = self._terms(plan, intake, _context(plan))
+        jobs = self._jobs(plan, self._queue, intake)
         listeners = Listeners(plan.settings.general, terms, self._sessions)
         await listeners.open()
         self._listeners = listeners
-        self._tasks = self._run(plan, self._queue, intake)
+        self._tasks = self._begin(jobs)
 
     async def _apply(self, plan: Plan, arrangement: Arrangement | None, tls: ssl.SSLContext | None) -> None:
-        async with self._turn:
-            old, self._plan = self._plan, plan
-            if self._listeners is None or self._queue is None or arrangement is None:
-                return
-            self._advise(plan)
-            intake = self._intake(plan, self._queue)
-            self._listeners.terms = self._terms(plan, intake, tls)
-            await arrangement.apply()
-            tasks, self._tasks = self._tasks, self._run(plan, self._queue, intake)
-            # Attempts under way come to their end by the old settings, beside the new ones.
-            retiring = asyncio.create_task(self._retire(tasks, old))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
-            self._bus.publish(ServerChanged(self.name, self._state.value, "configuration reloaded"))
+        old, self._plan = self._plan, plan
+        if self._listeners is None or self._queue is None or arrangement is None:
+            return
+        self._advise(plan)
+        intake = self._intake(plan, self._queue)
+        self._listeners.terms = self._terms(plan, intake, tls)
+        await arrangement.apply()
+        tasks, self._tasks = self._tasks, self._begin(self._jobs(plan, self._queue, intake))
+        # Attempts under way come to their end by the old settings, beside the new ones.
+        retiring = asyncio.create_task(self._retire(tasks, old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        self._bus.publish(ServerChanged(self.name, self._state.value, "configuration reloaded"))
 
     async def _retire(self, tasks: list[asyncio.Task[None]], plan: Plan) -> None:
         await self._end(tasks)
         await plan.resolver.close()
 
-    @staticmethod
-    async def _end(tasks: list[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def _end(self, tasks: list[asyncio.Task[None]]) -> None:
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
+        cancel()
+        # Whoever is cancelled once more gives up what it still wanted to bring to an end.
+        await self._in_grace(asyncio.gather(*tasks, return_exceptions=True), cancel)
 
     def _on_queue_trouble(self, reason: str | None) -> None:
         self._queue_trouble = reason or ""
@@ -391,8 +448,8 @@ class VirtualServer:
             reverse_dns=settings.access.reverse_dns,
         )
 
-    def _run(self, plan: Plan, queue: Queue, intake: Intake) -> list[asyncio.Task[None]]:
-        """What goes on in the background from now on."""
+    def _jobs(self, plan: Plan, queue: Queue, intake: Intake) -> list[_Job]:
+        """What goes on in the background, each with its name."""
         settings, folders = plan.settings, plan.folders
         quota = settings.domains.drop.quota
         if quota is None:
@@ -424,7 +481,7 @@ class VirtualServer:
                         await asyncio.sleep(0)
                 await self._clock.sleep_until(now + _TIDY_EVERY)
 
-        jobs: list[tuple[str, Callable[[], Awaitable[None]]]] = [("delivery", deliver), ("history", tidy)]
+        jobs: list[_Job] = [("delivery", deliver), ("history", tidy)]
         if settings.general.pickup:
             pickup = Pickup(
                 folders.pickup,
@@ -440,6 +497,9 @@ class VirtualServer:
                 max_recipients=settings.messages.max_recipients,
             )
             jobs.append(("Pickup", pickup.run))
+        return jobs
+
+    def _begin(self, jobs: list[_Job]) -> list[asyncio.Task[None]]:
         return [asyncio.create_task(self._keep_running(where, job), name=where) for where, job in jobs]
 
     async def _keep_running(self, where: str, job: Callable[[], Awaitable[None]]) -> None:

@@ -33,6 +33,11 @@ FQDN = "relay.example.com"
 @cache
 def certificate_pem() -> bytes:
     """A key and a self-signed certificate for FQDN, localhost and 127.0.0.1, in one PEM."""
+    return another_certificate_pem()
+
+
+def another_certificate_pem() -> bytes:
+    """As `certificate_pem`, but each time a new one, which nobody trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, FQDN)])
     now = datetime.now(UTC)

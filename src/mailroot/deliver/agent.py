@@ -12,6 +12,7 @@ import asyncio
 import random
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import Protocol
@@ -139,7 +140,8 @@ class Agent:
         self._look = True
 
     async def run(self) -> None:
-        """Deliver until cancelled. Then what is under way gets `grace` seconds, and the rest is given back."""
+        """Deliver until cancelled. Then what is under way gets `grace` seconds (none if cancelled once more), and
+        the rest is given back."""
         try:
             while True:
                 self._queue.wake.clear()
@@ -436,14 +438,16 @@ class Agent:
     # The end
 
     async def _stop(self) -> None:
-        """Let attempts come to their end for `grace` seconds, cut the others short, settle what is known."""
+        """Let attempts come to their end for `grace` seconds (or until cancelled once more), cut the others short,
+        settle what is known."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         # Who still waits for a connection has not begun.
         self._courier.pool.stop()
         if self._flights:
-            await asyncio.wait(self._flights, timeout=self._grace)
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(self._flights, timeout=self._grace)
         for task, flight in self._flights.items():
             if not flight.settling:
                 task.cancel()

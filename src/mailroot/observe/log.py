@@ -89,10 +89,15 @@ class Log:
         elif self._timer is None:
             self._schedule_later()
 
-    def close(self) -> None:
-        """Write what is left, as far as it can be written within seconds, and close the file."""
+    def finish(self) -> None:
+        """Take no more; the thread writes what is left, closes the file and ends. Does not wait for it."""
         self._flush()
-        self._writer.close(_CLOSE_SECONDS)
+        self._writer.finish()
+
+    def close(self) -> None:
+        """Finish, and wait until that is done, for seconds at most."""
+        self.finish()
+        self._writer.wait(_CLOSE_SECONDS)
 
     def _schedule_later(self) -> None:
         try:
@@ -158,15 +163,21 @@ class _File:
         self._most = settings.max_size
         self._keep = settings.keep_files
         self._file: BinaryIO | None = self._open()
+        self._torn = False
 
     def write(self, octets: bytes) -> None:
         file = self._file
         if file is None or self._was_moved(file):
             self.close()
             file = self._file = self._open()
+        if self._torn:
+            octets = b"\n" + octets
         view = memoryview(octets)
+        # Until all of it is written: a disk that fills up takes a part of a line.
+        self._torn = True
         while view:
             view = view[file.write(view) :]
+        self._torn = False
         if self._most and file.tell() > self._most:
             self._rotate()
 
@@ -226,10 +237,12 @@ class _Writer:
             self._size += sum(map(len, lines))
             self._given.notify()
 
-    def close(self, seconds: float) -> None:
+    def finish(self) -> None:
         with self._given:
             self._closed = True
             self._given.notify()
+
+    def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
 
     def _run(self) -> None:
