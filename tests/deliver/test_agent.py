@@ -279,7 +279,7 @@ async def test_who_waits_for_a_busy_destination_until_the_end_is_reported(
         await delivery.send(TEXT, "a@example.net")
         await hop.heard("MAIL")
         delivery.clock.turn(-2 * DAY)
-        second = await delivery.send(TEXT, "b@example.net")
+        await delivery.send(TEXT, "b@example.net")
         delivery.clock.turn(2 * DAY)
         await in_line(delivery)
         later = asyncio.get_running_loop().time() + PATIENCE + 1
