@@ -93,6 +93,27 @@ async def test_a_full_disk_is_emptied_by_delivering(disk: Path) -> None:
     await queue.close()
 
 
+@pytest.mark.parametrize("octets", [1000, 60_000, MIB])
+async def test_a_disk_filled_by_the_queue_is_emptied_by_delivering_all_of_it(disk: Path, octets: int) -> None:
+    queue = await open_queue(disk / "Queue", SystemClock())
+    stored = 0
+    refused = 0
+    while refused < 20:
+        try:
+            await put(queue, octets)
+            stored += 1
+        except QueueFull:
+            refused += 1
+    settled = 0
+    while claims := await queue.claim(50):
+        for claim in claims:
+            await queue.settle(claim, DONE)
+            settled += 1
+    assert settled == stored
+    await put(queue, octets)
+    await queue.close()
+
+
 async def test_a_disk_that_turns_read_only(disk: Path) -> None:
     told: list[str | None] = []
     queue = await open_queue(disk / "Queue", SystemClock(), told.append)

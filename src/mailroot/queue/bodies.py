@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,19 @@ LISTED = 1000
 """Files that `leftovers` looks at in one go."""
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+RESERVE = 8 * 1024 * 1024
+"""Octets of the disk, or the eighth part of a small one, that new messages leave free: what is queued already
+needs some of it to be delivered, and only that makes room again."""
+
+
+def see_room(folder: Path, besides: int = 0) -> None:
+    """Raises OSError (ENOSPC) when no more than the reserve is left on the disk. `besides`: octets that are free
+    without the disk's knowing."""
+    disk = shutil.disk_usage(folder)
+    if disk.free + besides < min(RESERVE, disk.total // 8):
+        raise OSError(errno.ENOSPC, "what is left is kept for the delivery of what is queued", str(folder))
 
 
 def queue_error(error: OSError) -> QueueError:
@@ -75,6 +89,7 @@ class BodyFile:
     def _write(self, pieces: Sequence[bytes]) -> None:
         if self._discarded:
             raise FileNotFoundError(errno.ENOENT, "the message was abandoned", str(self._path))
+        see_room(self._path.parent)
         if self._file is None:
             self._file = FileIO(self._path, "xb")
         octets = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))

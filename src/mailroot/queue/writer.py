@@ -12,6 +12,9 @@ A database or log that was deleted or replaced while it is open would still take
 gone with the process: so before each commit it is seen that both are where they were. If not, nothing is stored
 until they are back, or the queue is opened anew.
 
+On a disk with little room new messages are refused before the rest is gone, and the log is moved into the
+database after each transaction: what is queued can still be delivered, and so makes room.
+
 What fails: an operation that is itself at fault (a duplicate id, a lost lease) fails alone, its neighbours are
 stored without it. When disk or database fail, all of a transaction fail, nothing of it is stored, and the next
 transaction tries with a fresh connection. A commit that fails after it may have reached the disk is
@@ -30,7 +33,7 @@ from typing import Any
 
 from mailroot.queue import rows, schema
 from mailroot.queue.base import LEASE_LOST, LeaseLost, QueueError, QueueFull
-from mailroot.queue.bodies import queue_error
+from mailroot.queue.bodies import queue_error, see_room
 from mailroot.queue.operation import CommitUnknown, Insert, Operation, Settle, Work
 from mailroot.system import FileLock, free_disk
 
@@ -59,7 +62,7 @@ IDLE = 1.0
 """Seconds without work after which the thread tidies up."""
 
 SHRINK = 16 * 1024 * 1024
-"""When idle, give free pages back to the disk if they are more than this."""
+"""When idle, give free pages back to the disk if they are more than this, or the disk is short of room."""
 
 _ENVIRONMENT = {
     sqlite3.SQLITE_BUSY,
@@ -96,6 +99,7 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._written = 0
         self._cut_after = 0.0
+        self._short = False
         self._log = file.with_name(f"{file.name}-wal")
         # Which files these are: the database as it was at first, the log since this connection was made.
         self._is_file: _Which | None = None
@@ -133,7 +137,7 @@ class Writer:
                 self._busy_since = time.monotonic()
                 self._store(batch)
                 self._deliver(loop, batch)
-                if self._written >= CHECKPOINT:
+                if self._written >= CHECKPOINT or (self._short and self._written):
                     self._checkpoint()
                 self._busy_since = None
             else:
@@ -207,6 +211,8 @@ class Writer:
         works = [operation for operation in batch if isinstance(operation, Work)]
         if len(works) == len(batch) and all(self._peeked(connection, work) for work in works):
             return
+        if any(isinstance(operation, Insert) for operation in batch):
+            self._see_room(connection)
         self._turn.acquire()
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -221,6 +227,26 @@ class Writer:
             self._turn.release()
         self._written += sum(operation.octets for operation in batch) + 4096 * 8
         self._tidied = False
+
+    def _see_room(self, connection: sqlite3.Connection) -> None:
+        """Raises QueueFull when what is left of the disk, or free in the database, is not for new messages."""
+        try:
+            see_room(self._file.parent)
+        except OSError as error:
+            self._short = True
+            try:
+                see_room(self._file.parent, self._free_octets(connection))
+            except OSError:
+                raise queue_error(error) from error
+        else:
+            self._short = False
+
+    @staticmethod
+    def _free_octets(connection: sqlite3.Connection) -> int:
+        """What the database holds in free pages."""
+        pages: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        octets: int = connection.execute("PRAGMA page_size").fetchone()[0]
+        return pages * octets
 
     def _see_in_place(self) -> None:
         """Raises QueueError when the path leads to another file than the one we write to, or to none."""
@@ -338,8 +364,7 @@ class Writer:
             return
         try:
             page = self._connection.execute("PRAGMA page_size").fetchone()[0]
-            free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
-            if free * page < SHRINK:
+            if self._free_octets(self._connection) < (page if self._short else SHRINK):
                 return
             self._turn.acquire()
             try:
