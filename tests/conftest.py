@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rig.programs import find_program
 from rig.relay import Relay
 from rig.sink import Sink
+
+# Examples are many or few, never timed. `pytest --hypothesis-profile=long` searches for an afternoon.
+settings.register_profile("short", settings(), deadline=None)
+settings.register_profile("long", settings(), deadline=None, max_examples=20_000)
+settings.load_profile("short")
 
 
 def _has_ipv6() -> bool:

@@ -161,4 +161,4 @@ class Server(RuleBasedStateMachine):
 
 
 TestServer = pytest.mark.quick(Server.TestCase)
-TestServer.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestServer.settings = settings(stateful_step_count=30)

@@ -346,7 +346,7 @@ async def test_what_follows_a_message_with_bare_line_ends_is_not_read_as_command
     assert codes(octets) == [250, 250, 250, 354, 550]
     await session.task
     assert not await door.records()
-    assert door.published(SessionClosed)[0].why == "commands behind bare line ends"
+    assert door.published(SessionClosed)[0].why == "bare line ends"
 
 
 # The end

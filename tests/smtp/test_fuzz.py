@@ -1,4 +1,7 @@
-"""Any octets at all: no reader raises what it does not promise, keeps more than its bound, or answers twice."""
+"""Any octets at all: no reader raises what it does not promise, keeps more than its bound, or answers twice.
+
+`--hypothesis-profile=long` tries many more.
+"""
 
 import contextlib
 
@@ -7,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroot.mail.address import Address
+from mailroot.mail.envelope import Body, Envelope, Notify, Recipient, Return
 from mailroot.mail.reply import Reply
-from mailroot.smtp.commands import Content, ContentEnd, Data, Mistake
+from mailroot.smtp.commands import Content, ContentEnd, Data, Mail, Mistake, Rcpt
+from mailroot.smtp.content import DotReader, Message
 from mailroot.smtp.errors import ProtocolError
-from mailroot.smtp.extensions import ServerOffer, read_mail_parameters, read_recipient_parameters
+from mailroot.smtp.extensions import MailParameters, ServerOffer, read_mail_parameters, read_recipient_parameters
 from mailroot.smtp.grammar import decode_unitext, decode_xtext, parse_mailbox, read_path
 from mailroot.smtp.lines import MAX_LINE, LineReader
+from mailroot.smtp.offer import Offer, mail_command, recipient_command
 from mailroot.smtp.server import ServerProtocol
+from mailroot.smtp.stuffing import Stuffing, paired
 
 pytestmark = pytest.mark.quick
 
@@ -116,3 +123,100 @@ def test_parameters(text: str) -> None:
     for decode in (decode_xtext, decode_unitext):
         with contextlib.suppress(ValueError):
             assert decode(text).isprintable()
+
+
+_LOCALS = st.one_of(
+    st.from_regex(r"\A[a-z!#%+=.-]{1,64}\Z"),
+    st.text(st.sampled_from('ab @>\\"<;,'), max_size=20).map(
+        lambda text: '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    ),
+)
+_DOMAINS = st.sampled_from(["example.com", "a.b.c.example", "x_y", "[192.0.2.1]", "[IPv6:2001:db8::1]"])
+_ASCII = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=20)
+_RECIPIENTS = st.builds(
+    Recipient,
+    st.builds(Address, _LOCALS, _DOMAINS),
+    st.one_of(st.none(), st.integers(0, 7).map(Notify)),
+    st.one_of(st.none(), _ASCII.map(lambda text: f"rfc822;{text}")),
+)
+_ENVELOPES = st.builds(
+    Envelope,
+    st.one_of(st.none(), st.builds(Address, _LOCALS, _DOMAINS)),
+    st.tuples(_RECIPIENTS),
+    st.sampled_from(Body),
+    st.booleans(),
+    st.one_of(st.none(), st.sampled_from(Return)),
+    st.one_of(st.none(), _ASCII),
+)
+_EVERYTHING = Offer(has_size=True, eight_bit=True, binary=True, chunking=True, smtputf8=True, dsn=True)
+
+
+@given(_ENVELOPES, st.integers(0, 10**12))
+def test_what_a_client_of_ours_says_a_server_of_ours_understands(envelope: Envelope, size: int) -> None:
+    said = mail_command(envelope, size, _EVERYTHING) + "".join(
+        recipient_command(recipient, envelope, _EVERYTHING) for recipient in envelope.recipients
+    )
+    protocol = ServerProtocol(ServerOffer("default.example"))
+    protocol.answer(Reply(220, "", "hi"))
+    protocol.receive(said.encode())
+    parameters = MailParameters(size, envelope.body, envelope.smtputf8, envelope.ret, envelope.envid)
+    assert protocol.next_event() == Mail(envelope.sender, parameters)
+    protocol.answer(Reply(250, "", "ok"))
+    assert protocol.next_event() == Rcpt(envelope.recipients[0])
+
+
+_PARTS = st.lists(
+    st.sampled_from([b"\r\n", b"\r\n.", b".", b"..", b"\r\n.\r\n", b"a", b"\x00", b"\xff", b"\r", b"\n"]),
+    max_size=12,
+)
+_CUTS = st.lists(st.integers(1, 4), max_size=20)
+
+
+def _cut(octets: bytes, cuts: list[int]) -> list[bytes]:
+    pieces = []
+    for cut in cuts:
+        pieces.append(octets[:cut])
+        octets = octets[cut:]
+    return [piece for piece in (*pieces, octets) if piece]
+
+
+@given(_PARTS, _CUTS, _CUTS, st.booleans())
+def test_what_is_stored_goes_out_and_comes_in_again_the_same(
+    parts: list[bytes], stored: list[int], sent: list[int], repair: bool
+) -> None:
+    """However it was cut on its way, and with a line end at its end and whole ones within, where it had none."""
+    octets = b"".join(parts)
+    stuffing = Stuffing()
+    wire = b"".join([stuffing.add(piece) for piece in _cut(octets, stored)]) + stuffing.end()
+    # No host, however it reads line ends, sees the end of the message before its end.
+    assert wire.find(b"\r\n.\r\n") in (-1, len(wire) - 5)
+    assert paired(wire) == wire
+    reader, message = DotReader(), Message(limit=0, repair=repair, binary=False)
+    content, rest = b"", None
+    for piece in _cut(wire + b"NOOP", sent):
+        if rest is None:
+            read, rest = reader.read(piece)
+            content += message.take(read)
+        else:
+            rest += piece
+    content += message.finish()
+    assert message.fault is None
+    whole = paired(octets)
+    assert content == (whole if not whole or whole.endswith(b"\r\n") else whole + b"\r\n")
+    assert rest == b"NOOP"
+
+
+@given(_PARTS, _CUTS, st.integers(0, 30), st.booleans(), st.booleans())
+def test_however_content_is_cut_it_is_the_same_content(
+    parts: list[bytes], cuts: list[int], limit: int, repair: bool, binary: bool
+) -> None:
+    """What is stored, its size, and which fault there is."""
+
+    def take(pieces: list[bytes]) -> tuple[bytes, Reply | None]:
+        message = Message(limit=limit, repair=repair, binary=binary)
+        content = b"".join([message.take(piece) for piece in pieces]) + message.finish()
+        assert message.fault is not None or (message.size == len(content) and len(content) <= (limit or 1000))
+        return b"" if message.fault is not None else content, message.fault
+
+    octets = b"".join(parts)
+    assert take(_cut(octets, cuts)) == take([octets] if octets else [])

@@ -322,12 +322,12 @@ class Session:
                     self._refuse("BDAT", trouble)
             case ContentRefused(command, reply):
                 await self._transaction.abandon()
-                # What is pipelined behind a message that mixes its line ends may be the rest of it, smuggled past a
-                # server that saw another end: it must not be read as commands (CVE-2023-51764).
-                smuggled = command == "DATA" and reply == answers.BARE_LINE_END and protocol.unread > 0
-                if smuggled:
-                    self._why = "commands behind bare line ends"
-                self._refuse(command, reply, hang_up=smuggled)
+                # What follows a message that mixes its line ends may be the rest of it, smuggled past a server that
+                # saw another end: it must not be read as commands (CVE-2023-51764), come it now or in a moment.
+                mixed = command == "DATA" and reply == answers.BARE_LINE_END
+                if mixed:
+                    self._why = "bare line ends"
+                self._refuse(command, reply, hang_up=mixed)
             case StartTls():
                 await self._secure()
             case Help():

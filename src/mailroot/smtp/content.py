@@ -82,7 +82,8 @@ Framing = DotReader | ChunkReader
 class Message:
     """One message's content over all its pieces: watches size and line ends.
 
-    Once there is a `fault` nothing more is handed on; the content is still read to its true end.
+    Once there is a `fault` nothing more is handed on; the content is still read to its true end. A bare line end is
+    a worse fault than the size, wherever it stands, so that it does not matter how the octets were cut.
     """
 
     __slots__ = ("_binary", "_cr", "_limit", "_repair", "fault", "size")
@@ -104,25 +105,26 @@ class Message:
 
     def take(self, octets: bytes) -> bytes:
         """What of these octets is to be stored."""
-        if self.fault is not None:
+        if self.fault is answers.BARE_LINE_END:
             return b""
         if not self._binary:
             octets = self._whole_lines(octets)
+        if self.fault is not None:
+            return b""
         self.size += len(octets)
         if self._limit and self.size > self._limit:
-            self.fault = self.fault or answers.TOO_LARGE
-        return b"" if self.fault is not None else octets
+            self.fault = answers.TOO_LARGE
+            return b""
+        return octets
 
     def finish(self) -> bytes:
         """The end has come: what was kept back. Call it once, after the last `take`."""
-        if not self._cr or self.fault is not None:
+        if not self._cr:
             return b""
         self._cr = False
         if not self._repair:
             self.fault = answers.BARE_LINE_END
-            return b""
-        self.size += 2
-        return b"\r\n"
+        return self.take(b"\r\n")
 
     def _whole_lines(self, octets: bytes) -> bytes:
         if self._cr:
