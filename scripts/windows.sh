@@ -3,7 +3,8 @@
 #
 # Not Windows: a real Windows Python, its real libraries and real wheels, on Wine's idea of the system calls.
 # The set-up is kept and each of its steps is made once; delete .wine to begin anew.
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "windows.sh: line $LINENO failed ($?)" >&2' ERR
 cd "$(dirname "$0")/.."
 
 home=$PWD/.wine
@@ -65,6 +66,8 @@ setup() {
     command -v "$program" >/dev/null || { echo "windows.sh: there is no '$program' here" >&2; exit 1; }
   done
   # As plain commands, not after && or ||: there, a function would go on after its first failure.
+  # Started here, so that what it says at its end is not written into what the tests say.
+  wineserver >/dev/null 2>&1 9>&-
   if [ ! -e "$home/.fetched" ]; then fetch_python; touch "$home/.fetched"; fi
   if [ ! -e "$home/.prefix" ]; then make_prefix; touch "$home/.prefix"; fi
   if [ ! "$home/.installed" -nt pyproject.toml ]; then install_project; touch "$home/.installed"; fi
@@ -74,7 +77,7 @@ setup() {
 mkdir -p "$home"
 exec 9>"$home/.lock"
 flock 9
-trap 'command -v wineserver >/dev/null && wineserver -k || true' EXIT
+trap '{ command -v wineserver && wineserver -k && wineserver -w; } >/dev/null 2>&1 || true' EXIT
 
 case ${1:-} in
   setup) setup ;;
