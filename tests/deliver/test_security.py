@@ -1,5 +1,6 @@
 """TLS and logins to a next hop, with certificates good and bad."""
 
+import base64
 import datetime as dt
 import ipaddress
 import ssl
@@ -329,3 +330,17 @@ def test_in_words() -> None:
     how = OutboundSecurity("u", "hush", TlsPolicy.IMPLICIT, verify_certificate=False)
     assert how.describe() == "TLS from the start, certificate not checked, login as u"
     assert "hush" not in repr(how)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+@pytest.mark.parametrize("code", [500, 250])
+async def test_a_host_that_repeats_the_password_does_not_get_it_into_logs_and_reports(
+    tmp_path: Path, mechanism: str, code: int
+) -> None:
+    plain = base64.b64encode(b"\0relay\0hush-hush").decode()
+    password = base64.b64encode(b"hush-hush").decode()
+    said = f"{code} 5.5.1 what is {plain}, {password} or hush-hush?"
+    async with NextHop(extensions=(f"AUTH {mechanism}",), replies={"AUTH": said}, users=USERS) as hop:
+        how = security(TlsPolicy.NONE, None, "relay", "hush-hush", login_in_the_clear=True)
+        reply = await deferred(delivery(tmp_path, hop, how))
+    assert "what is [password], [password] or [password]?" in reply

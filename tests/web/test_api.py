@@ -311,6 +311,7 @@ async def test_verbs_on_messages(api: House) -> None:
         (b"[1]", "must be a JSON object"),
         (b"{", "is not JSON"),
         (b"\xff", "is not JSON"),
+        (b"[" * 60_000, "is not JSON"),
         (b'{"all": "yes"}', '"all" must be true or false'),
         (b'{"sender": {"x": 1}}', '"sender" must be text or a number'),
         (b'{"sender": true}', '"sender" must be text or a number'),

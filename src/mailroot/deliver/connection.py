@@ -6,6 +6,7 @@ there are is the pool's. Every wait is bounded by the time-outs of the Outbound 
 
 import asyncio
 import ssl
+from base64 import b64encode
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -286,14 +287,33 @@ async def _login(host: Host, stream: Stream, protocol: ClientProtocol, manner: M
         offered = ", ".join(protocol.offer.mechanisms)
         text = f"{host} offers no login by PLAIN or LOGIN" + (f", only by {offered}" if offered else "")
         raise _Stop(Reply(451, "4.7.4", text), Fault.LOGIN)
-    match await _event(stream, protocol, manner):
+    try:
+        event = await _event(stream, protocol, manner)
+    except ReplyError as error:
+        raise ReplyError(_without_secrets(str(error), security)) from None
+    match event:
         case LoggedIn():
             return
         case LoginRefused(reply):
-            text = f"Login as {security.username} was refused by {host}: {reply}"
+            text = f"Login as {security.username} was refused by {host}: {_without_secrets(str(reply), security)}"
             raise _Stop(Reply(454, "4.7.8", text), Fault.HOST if reply.code == 421 else Fault.LOGIN)
-        case event:
+        case _:
             raise ReplyError(f"{event} instead of a reply to AUTH")
+
+
+_SECRET = "[password]"
+
+
+def _without_secrets(text: str, security: OutboundSecurity) -> str:
+    """What a host said to a login, for logs and reports: some repeat in it what they were sent."""
+    password = security.password
+    plain = f"\0{security.username}\0{password}"
+    coded = [b64encode(octets.encode()).decode() for octets in (plain, password)]
+    for secret in (*coded, *(one.rstrip("=") for one in coded), password):
+        # What is shorter is no secret, and found in any text.
+        if len(secret) > 3:
+            text = text.replace(secret, _SECRET)
+    return text
 
 
 async def _event(stream: Stream, protocol: ClientProtocol, manner: Manner) -> ClientEvent:

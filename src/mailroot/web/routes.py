@@ -226,7 +226,7 @@ async def _body(request: Request, known: Set[str]) -> tuple[Parameters, bool]:
         raise HTTPException(408, f"the body did not come within {_BODY_SECONDS:.0f} seconds") from None
     try:
         body = json.loads(octets or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Invalid("the body must be a JSON object")
