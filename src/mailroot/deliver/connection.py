@@ -220,8 +220,8 @@ async def _connect(host: Host, manner: Manner) -> Stream:
             server_hostname=host.name or host.address,
         )
     except TimeoutError:
-        text = f"{host} did not answer within {manner.connect_timeout:.0f} s"
-        raise _Stop(Reply(451, "4.4.1", f"Connecting to {text}")) from None
+        text = f"{host} did not take a connection within {manner.connect_timeout:.0f} s"
+        raise _Stop(Reply(451, "4.4.1", text)) from None
     except ssl.SSLError as error:
         raise _Stop(_tls_reply(host, error), Fault.TLS) from error
     except OSError as error:
@@ -301,7 +301,7 @@ async def _login(host: Host, stream: Stream, protocol: ClientProtocol, manner: M
             raise ReplyError(f"{event} instead of a reply to AUTH")
 
 
-_SECRET = "[password]"
+_BLANK = "[password]"
 
 
 def _without_secrets(text: str, security: OutboundSecurity) -> str:
@@ -312,7 +312,7 @@ def _without_secrets(text: str, security: OutboundSecurity) -> str:
     for secret in (*coded, *(one.rstrip("=") for one in coded), password):
         # What is shorter is no secret, and found in any text.
         if len(secret) > 3:
-            text = text.replace(secret, _SECRET)
+            text = text.replace(secret, _BLANK)
     return text
 
 
