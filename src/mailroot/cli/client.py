@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import typer
 
+from mailroot.cli.tables import Failure
+
 if TYPE_CHECKING:
     import httpx
 
@@ -47,10 +49,6 @@ ServerOption = Annotated[
 ]
 
 Query = Mapping[str, str | int | float | Sequence[str] | None]
-
-
-class Failure(Exception):
-    """The command failed; the text is all that the user has to read. Exit code 1."""
 
 
 class Service:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mailroot.cli.client import ConfigOption, Failure
-from mailroot.cli.tables import complain, many, plain, say
+from mailroot.cli.client import ConfigOption
+from mailroot.cli.tables import Failure, complain, many, plain, say
 
 app = typer.Typer(help="Print a sample configuration file, check one, show what is in force.", no_args_is_help=True)
 

@@ -1,120 +1,60 @@
-"""The command `mailroot`: which commands there are, their options, and the border where errors become words.
+"""The command `mailroot`, and the border where errors become words.
 
 Exit codes: 0 it was done, 1 it could not be done (the reason is on standard error), 2 the command line is wrong.
-Modules are imported where they are needed, so that `mailroot run` carries nothing of the other commands.
+The server itself is started without the libraries that the other commands want: they would be a quarter of its
+memory.
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from mailroot.cli import config, queue, server, session
-from mailroot.cli.client import ConfigOption, Failure, Service, on_service
-from mailroot.cli.tables import OutputLost, complain, plain, say, say_json
-
-app = typer.Typer(
-    name="mailroot",
-    help="Mailroot: an SMTP relay for programs that only speak plain SMTP.\n\n"
-    "`mailroot run` is the server; all other commands talk to a server that is running on this machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(config.app, name="config")
-app.add_typer(server.app, name="server")
-app.add_typer(session.app, name="session")
-app.add_typer(queue.app, name="queue")
-
-
-@app.command()
-def run(config: ConfigOption = None) -> None:
-    """Run the server in the foreground, until Ctrl+C. Without a configuration file: with embedded defaults."""
-    from mailroot.cli.run import run as run_service
-
-    run_service(config)
-
-
-@app.command()
-@on_service
-def send(
-    service: Service,
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; '' is the null sender.")],
-    recipients: Annotated[list[str], typer.Option("--to", metavar="ADDRESS", help="A recipient; may be repeated.")],
-    subject: Annotated[str, typer.Option("--subject", metavar="TEXT")] = "Test message from Mailroot",
-    body: Annotated[str, typer.Option("--body", metavar="TEXT")] = "This is a test message.",
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", metavar="FILE.eml", help="Send this message, header and all, instead."),
-    ] = None,
-    server: Annotated[str, typer.Option("--server", metavar="NAME", help="The virtual server to hand in to.")] = "",
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Follow it for so long; 0: do not follow.")
-    ] = 60.0,
-) -> None:
-    """Hand in a test message by SMTP and follow it until it is delivered, or say why it is not.
-
-    Exit code 0 only when every recipient's next hop took it (with --timeout 0: when it was accepted).
-    """
-    from mailroot.cli.send import send as hand_in
-
-    if not hand_in(service, sender, recipients, subject, body, file, server, timeout):
-        raise typer.Exit(1)
-
-
-@app.command()
-@on_service
-def explain(
-    service: Service,
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; '' is the null sender.")],
-    recipient: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")],
-    client: Annotated[str, typer.Option("--client", metavar="IP", help="The client's address.")] = "127.0.0.1",
-    helo: Annotated[str, typer.Option("--helo", metavar="NAME", help="What it says in HELO or EHLO.")] = "",
-    tls: Annotated[bool, typer.Option("--tls", help="As if it had said STARTTLS.")] = False,
-    size: Annotated[int, typer.Option("--size", min=0, metavar="OCTETS", help="The message's size.")] = 0,
-    server: Annotated[str, typer.Option("--server", metavar="NAME", help="The virtual server.")] = "",
-) -> None:
-    """Say what would become of a message: who lets it in, which route it takes, to which hosts, and how.
-
-    Nothing is sent; names are looked up in DNS. Exit code 0 if it would be taken, 1 if it would be refused.
-    """
-    from mailroot.cli.explain import explain as ask
-
-    if not ask(service, sender, recipient, client, helo, tls, size, server):
-        raise typer.Exit(1)
-
-
-@app.command()
-def version(json: Annotated[bool, typer.Option("--json", help="Answer with JSON, for programs.")] = False) -> None:
-    """Print the version."""
-    from mailroot import __version__
-
-    if json:
-        say_json({"product": "Mailroot", "version": __version__})
-    else:
-        say(f"Mailroot {__version__}")
+from mailroot.cli.tables import Failure, OutputLost, complain, plain
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script. `arguments`: without the program's name; None: the process's own."""
+    _open_streams()
     _speak_utf8()
     try:
-        app(args=arguments, prog_name="mailroot")
+        match sys.argv[1:] if arguments is None else arguments:
+            case ["run"]:
+                _run(os.environ.get("MAILROOT_CONFIG", ""))
+            case ["run", "--config", file] if file and not file.startswith("-"):
+                _run(file)
+            case other:
+                from mailroot.cli.commands import app
+
+                app(args=other, prog_name="mailroot")
     except SystemExit as end:
         # How the command line library says what it is done with: 0, 2 for a wrong command line, what Exit carries.
         return end.code if isinstance(end.code, int) else 1
     except OutputLost as lost:
-        # What is still in the buffer would fail once more when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lost.silence()
         if not lost.reader_left:
             complain(f"mailroot: {lost}")
         return 1
     except Failure as failure:
         complain("mailroot: " + "\n".join(map(plain, str(failure).split("\n"))))
         return 1
+    except KeyboardInterrupt:
+        complain("mailroot: interrupted")
+        return 1
     return 0
+
+
+def _run(config: str) -> None:
+    """What `commands.run` does, for the usual ways to say it."""
+    from mailroot.cli.run import run
+
+    run(Path(config) if config else None)
+
+
+def _open_streams() -> None:
+    """Whoever starts us may have closed them, and pythonw.exe has none: no socket must become standard output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
 
 
 def _speak_utf8() -> None:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from mailroot.cli.client import Failure, ServerOption, Service, on_service, segment
+from mailroot.cli.client import ServerOption, Service, on_service, segment
 from mailroot.cli.search import SearchOptions, with_search
 from mailroot.cli.tables import (
     Column,
+    Failure,
     ago,
     ahead,
     complain,

@@ -4,8 +4,7 @@ import asyncio
 import gc
 from pathlib import Path
 
-from mailroot.cli.client import Failure
-from mailroot.cli.tables import say
+from mailroot.cli.tables import Failure, OutputLost, say
 from mailroot.config.load import ConfigurationError
 from mailroot.operations import OperationError
 from mailroot.service import Service, command_name, welcome
@@ -16,7 +15,11 @@ def run(config: Path | None) -> None:
     """Run until Ctrl+C. Raises Failure when it cannot start."""
 
     def greet(service: Service) -> None:
-        say(welcome(service, command_name()))
+        try:
+            say(welcome(service, command_name()))
+        except OutputLost as lost:
+            # Nobody reads it. That is no reason to end.
+            lost.silence()
         # What is loaded by now stays; the collector need not look at it again and again.
         gc.collect()
         gc.freeze()

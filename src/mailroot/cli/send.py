@@ -14,8 +14,8 @@ from email.utils import format_datetime, localtime, make_msgid
 from pathlib import Path
 from typing import Any
 
-from mailroot.cli.client import Failure, Query, Service, segment
-from mailroot.cli.tables import ahead, complain, exact_time, plain, say, say_json
+from mailroot.cli.client import Query, Service, segment
+from mailroot.cli.tables import Failure, ahead, complain, exact_time, plain, say, say_json
 
 _SMTP_SECONDS = 60.0
 _FIRST_POLL, _LONGEST_POLL = 0.05, 1.0

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mailroot.cli.client import Failure, ServerOption, Service, on_service, segment
-from mailroot.cli.tables import Column, many, say, say_json, show_table, span
+from mailroot.cli.client import ServerOption, Service, on_service, segment
+from mailroot.cli.tables import Column, Failure, many, say, say_json, show_table, span
 
 app = typer.Typer(help="List the sessions of clients, and end them.", no_args_is_help=True)
 

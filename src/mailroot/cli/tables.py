@@ -6,6 +6,7 @@ characters out, so that no subject can move the cursor or colour the screen.
 
 import errno
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,6 +98,10 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+class Failure(Exception):
+    """The command failed; the text is all that the user has to read. Exit code 1."""
+
+
 class OutputLost(Exception):
     """Standard output cannot be written to; `reader_left`: who read it had enough, which is no fault."""
 
@@ -104,6 +109,10 @@ class OutputLost(Exception):
         super().__init__(f"standard output cannot be written: {error.strerror or error}")
         # Windows says EINVAL for a pipe without a reader.
         self.reader_left = error.errno in (errno.EPIPE, errno.EINVAL)
+
+    def silence(self) -> None:
+        """Send to nowhere what is still in the buffer: it would fail once more when the interpreter ends."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
