@@ -57,6 +57,18 @@ async def test_the_whole_life_of_a_message_that_nobody_takes(tmp_path: Path) -> 
         assert [e.kind for e in delivery.seen(ReportWritten)] == ["delayed", "failed"]
 
 
+async def test_a_short_life_is_told_in_minutes(tmp_path: Path) -> None:
+    async with (
+        NextHop(LATER) as hop,
+        out(tmp_path, hop, schedule={"expiration": 20 * MINUTE}).running() as delivery,
+    ):
+        await delivery.send(TEXT, "a@example.net")
+        await delivery.until_seen(RecipientDeferred)
+        delivery.clock.turn(20 * MINUTE)
+        [failed] = await delivery.until_seen(RecipientFailed)
+        assert failed.reply.startswith("450 4.4.7 Not delivered within 20 minutes. The last answer was: 450 ")
+
+
 async def test_nobody_is_told_of_a_delay_who_does_not_want_to(tmp_path: Path) -> None:
     async with NextHop(LATER) as hop, out(tmp_path, hop).running() as delivery:
         never = Recipient(address("a@example.net"), Notify.FAILURE)
@@ -232,7 +244,7 @@ async def test_local_mail_has_times_of_its_own(tmp_path: Path) -> None:
             await delivery.until_seen(RecipientDeferred, 2)
             delivery.clock.turn(HOUR)
             [failed] = await delivery.until_seen(RecipientFailed)
-            assert failed.recipient == "a@local.example" and "within 1 hours" in failed.reply
+            assert failed.recipient == "a@local.example" and "within 60 minutes" in failed.reply
             assert (await delivery.record(message_id)).pending == (1,)
 
 

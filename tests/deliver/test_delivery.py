@@ -4,6 +4,7 @@ import asyncio
 import email.policy
 import hashlib
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,21 @@ async def test_nobody_listens(tmp_path: Path) -> None:
         [event] = await delivery.until_seen(RecipientDeferred)
         assert event.reply.startswith(f"451 4.4.1 Connecting to {gone} failed")
         assert event.due == delivery.clock.now() + 900
+
+
+async def test_nobody_answers_the_call(tmp_path: Path) -> None:
+    """A listener whose line is full answers nothing at all, as a firewall does."""
+    with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        hop = f"[127.0.0.1]:{deaf.getsockname()[1]}"
+        async with Delivery(tmp_path, hop, connections={"connect_timeout": 0.2}).running() as delivery:
+            await delivery.send(TEXT, "a@example.net")
+            [event] = await delivery.until_seen(RecipientDeferred)
+            assert event.reply == f"451 4.4.1 {hop} did not take a connection within 0.2 s"
 
 
 async def test_helo_only(tmp_path: Path) -> None:

@@ -309,8 +309,7 @@ class Agent:
             last = result.outcome
             expires = self._schedule.expires(arrived, local=self._is_local(record, index))
             if isinstance(last, Deferred) and now >= expires:
-                hours = (expires - arrived) / 3600
-                text = f"Not delivered within {hours:g} hours. The last answer was: {last.reply}"
+                text = f"Not delivered within {_span(expires - arrived)}. The last answer was: {last.reply}"
                 result.outcome = Failed(Reply(last.reply.code, "4.4.7", text), last.host, last.at)
 
     def _delayed(self, record: Record, results: dict[int, Result], now: float) -> list[int]:
@@ -458,3 +457,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._flights, return_exceptions=True)
         await self._courier.pool.close(_LAST_WORDS)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 3600:g} hours" if seconds >= 7200 else f"{seconds / 60:.0f} minutes"

@@ -220,7 +220,7 @@ async def _connect(host: Host, manner: Manner) -> Stream:
             server_hostname=host.name or host.address,
         )
     except TimeoutError:
-        text = f"{host} did not take a connection within {manner.connect_timeout:.0f} s"
+        text = f"{host} did not take a connection within {manner.connect_timeout:g} s"
         raise _Stop(Reply(451, "4.4.1", text)) from None
     except ssl.SSLError as error:
         raise _Stop(_tls_reply(host, error), Fault.TLS) from error
