@@ -36,7 +36,7 @@ def _has_ipv6() -> bool:
 _NEEDS: dict[str, Callable[[], bool]] = {
     "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
     "mono": lambda: all(find_program(name) for name in ("mono", "mcs")),
-    "postfix": lambda: find_program("master") is not None and find_program("smtpd") is not None,
+    "postfix": lambda: all(find_program(name) for name in ("master", "smtpd", "smtp-sink")),
 }
 
 # These no installation can give.
