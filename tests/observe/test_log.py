@@ -266,6 +266,52 @@ async def test_a_full_disk_stops_nothing_and_what_is_lost_is_counted() -> None:
     assert "the last" in lines[1]
 
 
+class Torn(io.RawIOBase):
+    """A file whose disk fills up in the middle of a line, and has room again."""
+
+    def __init__(self) -> None:
+        self.octets = b""
+        self.room = 20
+        self.wrote = threading.Event()
+
+    def write(self, octets: object) -> int:
+        given = bytes(octets)[: self.room]  # type: ignore[call-overload]
+        self.room -= len(given)
+        self.wrote.set()
+        if not given:
+            raise OSError(28, "No space left on device")
+        self.octets += given
+        return len(given)
+
+    def tell(self) -> int:
+        return len(self.octets)
+
+    def fileno(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_line_that_was_cut_by_a_full_disk_is_not_continued_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Torn()
+    monkeypatch.setattr("mailroot.observe.log._File._open", lambda self: disk)
+    monkeypatch.setattr("mailroot.observe.log._File._was_moved", lambda self, file: False)
+    log = Log(LogSettings(file=tmp_path / "a.log"))
+    log(NOW, DEFERRED)
+    while disk.room:
+        await asyncio.to_thread(disk.wrote.wait, 10)
+    disk.room = 100_000
+    log(NOW, ConfigurationWarning("", "the last"))
+    log.close()
+    torn, lost, last = disk.octets.decode().splitlines()
+    assert as_text(NOW, DEFERRED).startswith(torn)
+    assert lost == "(1 lines of the log could not be written)"
+    assert "the last" in last
+
+
 class Stopped(Counting):
     """A terminal that somebody has stopped."""
 
@@ -293,6 +339,20 @@ def test_a_stopped_terminal_holds_up_nobody_and_memory_is_bounded(monkeypatch: p
     (lost,) = [line for line in lines if line.startswith("(")]
     assert int(lost[1:].split()[0]) + len(lines) - 1 == 1001
     assert len(lines) < 100
+
+
+def test_who_finishes_a_log_does_not_wait_for_it() -> None:
+    stream = Stopped()
+    log = Log(LogSettings(), stream)
+    log(NOW, ACCEPTED)
+    assert stream.wrote.wait(10)
+    log.finish()
+    log(NOW, DEFERRED)
+    stream.go_on.set()
+    log.close()
+    line, late = b"".join(stream.writes).decode().splitlines()
+    assert "MessageAccepted" in line
+    assert late == "(1 lines of the log could not be written)"
 
 
 @pytest.mark.skipif(not hasattr(os, "set_blocking") or sys.platform == "win32", reason="pipes of Windows block")

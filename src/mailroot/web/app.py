@@ -6,7 +6,7 @@ Idle and half-spoken connections are closed after a while, so that no stranger o
 import asyncio
 import logging
 import socket
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from ipaddress import ip_address
 
 import uvicorn
@@ -18,6 +18,7 @@ from mailroot.web.routes import application
 
 _MOST_CONNECTIONS = 64
 _IDLE_SECONDS = 15.0
+_LOOK_SECONDS = 1.0
 _CLOSE_SECONDS = 2
 
 
@@ -27,6 +28,7 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._silent_since: dict[object, float] = {}
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
@@ -36,10 +38,19 @@ class _Uvicorn(uvicorn.Server):
         await super().startup(sockets=sockets)
         self.ready.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second whether it is to end: most of what an idle service would do.
+        while not self.should_exit:
             self._close_silent()
-        return await super().on_tick(counter)
+            await self.on_tick(0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._leaving.wait()
+
+    def leave(self) -> None:
+        """Come to the end, now."""
+        self.should_exit = True
+        self._leaving.set()
 
     def _close_silent(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -65,7 +76,7 @@ class Server:
 
     async def close(self) -> None:
         """Stop answering; requests under way get a moment to end."""
-        self._server.should_exit = True
+        self._server.leave()
         await self._task
 
 
