@@ -64,16 +64,16 @@ def test_the_rule_says_what_decided_in_an_administrators_words() -> None:
     )
     assert (
         few.may_relay(visit("192.0.2.1"), OTHER).rule
-        == "relay restrictions: 192.0.2.1 is not on the list (only the list below)"
+        == "relay restrictions: 192.0.2.1 is not on the list (only the list)"
     )
     most = access(("127.0.0.1", "10.0.0.0/8"), mode=Mode.EXCEPT)
     assert (
         most.may_relay(visit("10.1.2.3"), OTHER).rule
-        == "relay restrictions: 10.1.2.3 is on the list as 10.0.0.0/8 (all except the list below)"
+        == "relay restrictions: 10.1.2.3 is on the list as 10.0.0.0/8 (all except the list)"
     )
     assert (
         most.may_relay(visit("192.0.2.1"), OTHER).rule
-        == "relay restrictions: 192.0.2.1 is not on the list (all except the list below)"
+        == "relay restrictions: 192.0.2.1 is not on the list (all except the list)"
     )
 
 
@@ -83,7 +83,7 @@ def test_connection_control_hangs_up() -> None:
     decision = closed.may_connect(visit("192.0.2.1"))
     assert isinstance(decision, Hangup)
     assert str(decision.reply) == "554 5.7.1 Connections from 192.0.2.1 are not accepted here"
-    assert decision.rule == "connection control: 192.0.2.1 is not on the list (only the list below)"
+    assert decision.rule == "connection control: 192.0.2.1 is not on the list (only the list)"
     barred = access(connection=AccessList(Mode.EXCEPT, ("192.0.2.1",)))
     assert isinstance(barred.may_connect(visit("192.0.2.1")), Hangup)
     assert isinstance(barred.may_connect(visit("192.0.2.2")), Accept)

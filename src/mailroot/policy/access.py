@@ -165,7 +165,7 @@ class _List:
         if entry is not None and entry != str(client):
             rule += f" as {entry}"
         if not passes or not listed:
-            rule += " (only the list below)" if self._mode is Mode.ONLY else " (all except the list below)"
+            rule += f" ({self._mode})"
         return passes, rule
 
     def _entry(self, client: IPAddress, name: str | None) -> str | None:
