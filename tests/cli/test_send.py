@@ -132,6 +132,23 @@ def test_a_message_under_way_is_told_and_left_at_the_deadline(
     )
 
 
+def test_what_was_accepted_is_said_to_be_so_though_the_service_goes_away(
+    running: Running, door: Door, mailroot: Mailroot
+) -> None:
+    keep = door.keep
+
+    def keep_and_lose(received: Received) -> Received:
+        kept = keep(received)
+        running.relay.queue = None
+        return kept
+
+    door.sink._keep = keep_and_lose
+    said = mailroot(*SEND)
+    assert (
+        said.code == 1 and "the message was accepted and is safe in the queue, but cannot be followed: " in said.err
+    )
+
+
 def test_without_following_acceptance_is_enough(running: Running, door: Door, mailroot: Mailroot) -> None:
     said = mailroot(*SEND, "--timeout", "0")
     assert said.code == 0 and len(said.out.splitlines()) == 2

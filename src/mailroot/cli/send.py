@@ -49,7 +49,8 @@ def send(
     tell(f"handing in to {address[0]}:{address[1]} (virtual server {name})")
     started = time.time()
     handed_in = _hand_in(address, sender, recipients, octets, message_id)
-    record = _find(service, name, handed_in.message_id, started)
+    with _accepted_all_the_same():
+        record = _find(service, name, handed_in.message_id, started)
     known_as = f" as {record['id']}" if record else ""
     tell(f"accepted{known_as}: {plain(handed_in.reply)}")
     for recipient, reply in handed_in.refused.items():
@@ -59,7 +60,8 @@ def send(
     if timeout > 0:
         if record is None:
             raise Failure("it was accepted, but its record was not found, so it cannot be followed")
-        detail, result = _follow(service, record["id"], started + timeout, tell)
+        with _accepted_all_the_same():
+            detail, result = _follow(service, record["id"], started + timeout, tell)
     if handed_in.refused and result in ("delivered", "accepted"):
         result = "refused for some"
     if service.json:
@@ -73,6 +75,17 @@ def send(
             }
         )
     return result in ("delivered", "accepted")
+
+
+@contextmanager
+def _accepted_all_the_same() -> Iterator[None]:
+    """What fails after the message was taken must not look as if it had not been: it would be sent twice."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(
+            f"the message was accepted and is safe in the queue, but cannot be followed: {failure}"
+        ) from None
 
 
 def _compose(sender: str, recipients: Sequence[str], subject: str, body: str) -> tuple[bytes, str]:
