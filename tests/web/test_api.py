@@ -89,6 +89,21 @@ async def test_the_token_is_made_once_and_is_private(api: House) -> None:
     assert open_token(api.settings.token_file) == api.token
 
 
+def test_a_start_that_is_killed_leaves_no_half_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "api-token"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mailroot.web.auth.os.fsync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_token(file)
+    assert not file.exists()
+    assert len(open_token(file)) >= 32
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize("content", ["", "short\n", "ü" * 40])
 def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "token"

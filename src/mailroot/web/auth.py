@@ -26,16 +26,19 @@ def open_token(file: Path) -> str:
     Raises OperationError."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return _read(file)
-        with os.fdopen(descriptor, "w", encoding="ascii") as new:
-            # Private before the secret is in it.
-            system.make_private(file)
-            token = secrets.token_urlsafe(32)
-            new.write(token + "\n")
-        return token
+        if not file.exists():
+            # It gets its name when it is whole: a crash in between must not leave an empty one.
+            new = file.with_name(f"{file.name}.{os.getpid()}")
+            new.unlink(missing_ok=True)
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as text:
+                # Private before the secret is in it.
+                system.make_private(new)
+                text.write(secrets.token_urlsafe(32) + "\n")
+                text.flush()
+                os.fsync(text.fileno())
+            new.replace(file)
+        return _read(file)
     except OSError as error:
         raise OperationError(f"the API's token file {file} cannot be used: {error.strerror or error}") from error
 
