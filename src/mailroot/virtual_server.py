@@ -1,18 +1,16 @@
 """One virtual server: its parts put together from its settings, started, paused, stopped and changed.
 
-The only place that chooses a queue engine. Building the parts (`Plan`) needs no disk and no socket, so a changed
-configuration is known to be whole before anything of it is applied: `prepare` builds and binds all that is new,
-`Change.apply` cannot fail. What was begun is carried through, even if who asked for it leaves.
+The only place that chooses a queue engine. A changed configuration is known to be whole before anything of it is
+applied: `prepare` builds and binds all that is new, `Change.apply` cannot fail. What was begun is carried through,
+even if who asked for it leaves.
 """
 
 import asyncio
 import contextlib
 import errno
-import os
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 from mailroot.clock import Clock
@@ -22,10 +20,9 @@ from mailroot.deliver.attempt import Courier
 from mailroot.deliver.badmail import Badmail
 from mailroot.deliver.bounce import Bounce
 from mailroot.deliver.drop import Drop
-from mailroot.deliver.hosts import Hosts, Itself
+from mailroot.deliver.hosts import Hosts
 from mailroot.deliver.pool import Pool
 from mailroot.deliver.route import Router
-from mailroot.deliver.schedule import Schedule
 from mailroot.events import (
     Bus,
     ConfigurationWarning,
@@ -36,9 +33,10 @@ from mailroot.events import (
     ServerChanged,
 )
 from mailroot.net.dns import Resolver
-from mailroot.net.listener import CannotListen, parse_listen
-from mailroot.net.tls import CertificateError, server_context
+from mailroot.net.listener import CannotListen
+from mailroot.net.tls import CertificateError
 from mailroot.operations import Conflict, Folders, OperationError, ServerState
+from mailroot.plan import Plan, make_folders
 from mailroot.policy.access import Access
 from mailroot.policy.domains import LocalDomains
 from mailroot.queue.base import Queue, QueueError
@@ -48,7 +46,6 @@ from mailroot.receive.listeners import Arrangement, Listeners
 from mailroot.receive.pickup import Pickup
 from mailroot.receive.session import Terms
 from mailroot.receive.sessions import Sessions
-from mailroot.system import make_private
 
 _SESSION_GRACE = 10.0
 _DELIVERY_GRACE = 10.0
@@ -58,59 +55,6 @@ _PAUSE_AFTER_FAULT = 5.0
 _DROP_QUOTA_MESSAGES = 10
 
 _Job = tuple[str, Callable[[], Awaitable[None]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The parts that need neither disk nor socket. Raises ValueError or CertificateError when they do not fit."""
-
-    settings: VirtualServerSettings
-    fqdn: str
-    folders: Folders
-    local: LocalDomains
-    access: Access
-    resolver: Resolver
-    router: Router
-    hosts: Hosts
-    schedule: Schedule
-
-    @classmethod
-    def of(cls, settings: VirtualServerSettings, computer: str) -> "Plan":
-        """`computer` is this computer's own name, for whom none is configured."""
-        fqdn = settings.general.fqdn or computer
-        delivery, domains = settings.delivery, settings.domains
-        local = LocalDomains(domains.default or fqdn, domains.aliases)
-        open_domains = tuple(remote.name for remote in domains.remote if remote.allow_relay)
-        router = Router(
-            delivery.advanced,
-            domains.remote,
-            local,
-            delivery.outbound_security,
-            delivery.outbound_connections.port,
-        )
-        resolver = Resolver(delivery.advanced.dns_servers)
-        endpoints = [endpoint for text in settings.general.listen for endpoint in parse_listen(text)]
-        itself = Itself(
-            {fqdn, delivery.advanced.fqdn or fqdn}, [(endpoint.address, endpoint.port) for endpoint in endpoints]
-        )
-        root = settings.general.mailroot.absolute()
-        return cls(
-            settings,
-            fqdn,
-            Folders(
-                root,
-                root / "Pickup",
-                root / "Queue",
-                domains.drop.folder or root / "Drop",
-                settings.reports.badmail or root / "Badmail",
-            ),
-            local,
-            Access(settings.access, local, open_domains),
-            resolver,
-            router,
-            Hosts(resolver, itself, source=delivery.outbound_connections.source_address),
-            Schedule(delivery.retries),
-        )
 
 
 class Change:
@@ -283,7 +227,7 @@ class VirtualServer:
     async def _prepare(self, settings: VirtualServerSettings) -> Change:
         try:
             plan = Plan.of(settings, self._computer)
-            tls = _context(plan)
+            tls = plan.tls()
             if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
                 raise Conflict(
                     f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
@@ -291,7 +235,7 @@ class VirtualServer:
                 )
             if self._listeners is None:
                 return Change(self, plan)
-            await asyncio.to_thread(_make_folders, plan.folders)
+            await asyncio.to_thread(make_folders, plan.folders)
             return Change(self, plan, self._listeners.arrange(settings.general), tls)
         except CannotListen as error:
             raise OperationError(f"virtual server {self.name!r}: {error}{self._advice(error)}") from error
@@ -372,12 +316,12 @@ class VirtualServer:
         await ending
 
     async def _open(self, plan: Plan) -> None:
-        await asyncio.to_thread(_make_folders, plan.folders)
+        await asyncio.to_thread(make_folders, plan.folders)
         if self._queue is None:
             self._queue = await open_queue(plan.folders.queue, self._clock, self._on_queue_trouble)
         self._advise(plan)
         intake = self._intake(plan, self._queue)
-        terms = self._terms(plan, intake, _context(plan))
+        terms = self._terms(plan, intake, plan.tls())
         jobs = self._jobs(plan, self._queue, intake)
         listeners = Listeners(plan.settings.general, terms, self._sessions)
         await listeners.open()
@@ -510,26 +454,3 @@ class VirtualServer:
             except Exception as error:  # noqa: BLE001 - the border of our own faults
                 self._bus.publish(InternalError(self.name, where, repr(error), traceback.format_exc()))
             await self._clock.sleep_until(self._clock.now() + _PAUSE_AFTER_FAULT)
-
-
-def _context(plan: Plan) -> ssl.SSLContext | None:
-    tls = plan.settings.general.tls
-    return server_context(tls.certificate, tls.key) if tls is not None else None
-
-
-def _make_folders(folders: Folders) -> None:
-    """What is made is for this service's account alone: there is mail in it, and whoever may write to Pickup may
-    send anywhere. Whom an administrator gives a right to it later keeps it; none to the queue. Raises OSError."""
-    for folder in (folders.pickup, folders.drop, folders.badmail, folders.queue):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-                make_private(folder)
-            if not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot make the folder {folder}: {(error.strerror or str(error)).lower()}"
-            ) from None
-    make_private(folders.queue)

@@ -19,7 +19,7 @@ from mailroot.config.model import Configuration, VirtualServerSettings
 from mailroot.config.sample import sample
 from mailroot.config.shape import settings_of
 from mailroot.config.tree import over, tree
-from mailroot.virtual_server import Plan
+from mailroot.plan import Plan
 
 pytestmark = pytest.mark.quick
 
