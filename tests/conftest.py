@@ -6,6 +6,7 @@ fails instead: there, everything that can be installed has to be.
 
 import importlib.util
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -48,6 +49,9 @@ _CONDITIONS: dict[str, Callable[[], bool]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Who runs us in the background may have SIGINT ignored, and what we start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "needs(*names): programs or conditions without which the test is skipped")
 
 
