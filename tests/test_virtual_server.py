@@ -27,11 +27,12 @@ from mailroot.events import (
     ServerChanged,
     SessionRefused,
 )
+from mailroot.net.tls import CertificateFile
 from mailroot.operations import Conflict, OperationError, ServerState
 from mailroot.policy.access import AccessList, AccessSettings, Mode
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import Search, State
-from mailroot.receive.listeners import GeneralSettings, TlsSettings
+from mailroot.receive.listeners import GeneralSettings
 from mailroot.receive.pickup import Pickup
 from mailroot.virtual_server import VirtualServer
 from rig.door import another_certificate_pem, certificate_pem, client_tls
@@ -463,7 +464,7 @@ async def test_a_change_that_cannot_be_leaves_everything_as_it_was(rig: Rig, tmp
         new = f"127.0.0.1:{free_port()}"
         for settings, words in (
             (rig.general(listen=(ANY, new, taken)), f"cannot listen on {taken}"),
-            (rig.general(tls=TlsSettings(tmp_path / "no.pem")), "no.pem: cannot be read"),
+            (rig.general(certificates=(CertificateFile(tmp_path / "no.pem"),)), "no.pem: cannot be read"),
             (rig.general(mailroot=tmp_path / "other"), "mailroot folder cannot change while the service runs"),
             (replace(rig.settings, domains=DomainSettings(default="a b")), "'a b' is not a domain name"),
         ):
@@ -522,17 +523,17 @@ async def test_a_renewed_certificate_is_taken_by_a_change(rig: Rig, tmp_path: Pa
 
     with pytest.raises(smtplib.SMTPNotSupportedError):
         await asyncio.to_thread(starttls)
-    await (await rig.server.prepare(rig.general(tls=TlsSettings(file)))).apply()
+    await (await rig.server.prepare(rig.general(certificates=(CertificateFile(file),)))).apply()
     assert await asyncio.to_thread(starttls) == "250"
     # The file by the same name is another one now; what it said before is in force until it is read again.
     file.write_bytes(another_certificate_pem())
     assert await asyncio.to_thread(starttls) == "250"
-    await (await rig.server.prepare(rig.general(tls=TlsSettings(file)))).apply()
+    await (await rig.server.prepare(rig.general(certificates=(CertificateFile(file),)))).apply()
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.to_thread(starttls)
     file.write_bytes(b"half a file")
     with pytest.raises(OperationError, match=r"server\.pem"):
-        await rig.server.prepare(rig.general(tls=TlsSettings(file)))
+        await rig.server.prepare(rig.general(certificates=(CertificateFile(file),)))
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.to_thread(starttls)
 

@@ -145,6 +145,126 @@ class CommandRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LoginSucceeded(Event):
+    """A client has logged in as `user`; `mechanism` is how."""
+
+    session: str
+    client: str
+    user: str
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFailed(Event):
+    """A login was refused; `user` is who the client claimed to be, `failures` how often it has failed of late."""
+
+    level: ClassVar[Level] = "warning"
+    session: str
+    client: str
+    user: str
+    mechanism: str
+    reason: str
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Banned(Event):
+    """An address or account failed to log in too often and is banned until `until` (seconds since the epoch)."""
+
+    level: ClassVar[Level] = "warning"
+    who: str
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class BanLifted(Event):
+    """An operator lifted a ban before its time."""
+
+    who: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached(Event):
+    """A client reached the limit `limit` (a key of the configuration); `value` is where the limit stands."""
+
+    level: ClassVar[Level] = "warning"
+    session: str
+    client: str
+    user: str
+    limit: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientIntroduced(Event):
+    """A proxy said for whom it speaks, by a PROXY header or XCLIENT: `client` is who that is."""
+
+    level: ClassVar[Level] = "debug"
+    session: str
+    proxy: str
+    client: str
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRewritten(Event):
+    """A message's sender was not allowed to its client and was replaced, as `rule` says."""
+
+    message: str
+    session: str
+    original: str
+    sender: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLow(Event):
+    """There is less disk space free than the limit: mail is refused with 452 until there is more."""
+
+    level: ClassVar[Level] = "error"
+    folder: str
+    free: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRecovered(Event):
+    """There is enough free disk space again: mail is taken."""
+
+    folder: str
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateLoaded(Event):
+    """A certificate is in use from now on; `ends` is its end in seconds since the epoch."""
+
+    file: str
+    names: tuple[str, ...]
+    ends: float
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRefused(Event):
+    """A changed certificate file cannot be used; the old certificate stays in use."""
+
+    level: ClassVar[Level] = "error"
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateEnding(Event):
+    """A certificate in use ends in `days` days; negative: it has ended."""
+
+    level: ClassVar[Level] = "warning"
+    file: str
+    names: tuple[str, ...]
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionClosed(Event):
     """A session ended: `why` is "quit", "client left", "time-out", "ended by operator", …"""
 

@@ -77,8 +77,9 @@ class Plan:
 
     def tls(self) -> ssl.SSLContext | None:
         """The context for STARTTLS, its certificate read now; None: not offered. Raises CertificateError."""
-        tls = self.settings.general.tls
-        return server_context(tls.certificate, tls.key) if tls is not None else None
+        for certificate in self.settings.general.certificates:
+            return server_context(certificate.file, certificate.key)
+        return None
 
 
 def make_folders(folders: Folders) -> None:

@@ -86,7 +86,7 @@ def test_every_example_of_the_sample_can_be_uncommented(folder: Path) -> None:
     configuration = load(folder / "mailroot.toml", os.environ)
     first, second = configuration.virtual_servers
     assert (first.name, second.name) == ("internal", "partners")
-    assert first.general.tls is not None
+    assert first.general.certificates
     assert first.delivery.outbound_security.password == "secret"
     (remote,) = first.domains.remote
     assert remote.outbound_security is not None

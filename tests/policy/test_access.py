@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroot.mail.address import Address
-from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, read_entry
+from mailroot.policy.access import Access, AccessList, AccessSettings, Mode
 from mailroot.policy.domains import LocalDomains
+from mailroot.policy.networks import read_entry
 from mailroot.policy.visit import Accept, Hangup, Refuse, Visit
 
 pytestmark = pytest.mark.quick

@@ -22,8 +22,9 @@ from mailroot.mail.header import mailboxes
 from mailroot.net.dns import Resolver
 from mailroot.net.listener import Endpoint, parse_listen
 from mailroot.net.tls import CertificateError, server_context
-from mailroot.policy.access import AccessList, Mode, Network, read_entry
+from mailroot.policy.access import AccessList, Mode
 from mailroot.policy.domains import read_domain, read_pattern
+from mailroot.policy.networks import Network, read_entry
 from mailroot.smtp.grammar import parse_mailbox
 
 _WILDCARDS = ("0.0.0.0", "::")
@@ -112,11 +113,11 @@ class Check:
                 seen.update(endpoints)
         if not general.listen:
             findings.warn(find(node, "general", "listen"), "is empty: nobody can hand in mail by SMTP")
-        if general.tls is not None:
+        for n, certificate in enumerate(general.certificates):
             try:
-                server_context(general.tls.certificate, general.tls.key)
+                server_context(certificate.file, certificate.key)
             except CertificateError as error:
-                findings.error(find(node, "general", "tls", "certificate"), str(error))
+                findings.error(find(node, "general", "certificates", n, "file"), str(error))
 
     def _access(self, settings: VirtualServerSettings, node: Node) -> None:
         for name, access in (("connection", settings.access.connection), ("relay", settings.access.relay)):

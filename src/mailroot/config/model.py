@@ -1,8 +1,8 @@
 """The whole configuration as one value: the settings of every room, in the sections of the old property sheet.
 
-In the file, a top-level section ([general], [access], [messages], [delivery], [domains]) holds for every virtual
-server; [virtual_server.NAME.general] and so on override it for one. Without any [virtual_server.…] there is one,
-named "default". [service] is about the process as a whole.
+In the file, a top-level section ([general], [access], [messages], [limits], [delivery], [domains]) holds for every
+virtual server; [virtual_server.NAME.general] and so on override it for one. Without any [virtual_server.…]
+there is one, named "default". [service] is about the process as a whole.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from mailroot.deliver.schedule import ScheduleSettings
 from mailroot.deliver.security import OutboundSecurity
 from mailroot.observe.log import LogSettings
 from mailroot.policy.access import AccessSettings
-from mailroot.policy.limits import MessageSettings
+from mailroot.policy.limits import LimitSettings, MessageSettings
 from mailroot.receive.listeners import GeneralSettings
 from mailroot.units import DAY, Doc, Duration
 from mailroot.web.api import ApiSettings
@@ -83,6 +83,7 @@ class VirtualServerSettings:
     general: GeneralSettings = field(default_factory=GeneralSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     messages: MessageSettings = field(default_factory=MessageSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     reports: ReportSettings = field(default_factory=ReportSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     domains: DomainSettings = field(default_factory=DomainSettings)

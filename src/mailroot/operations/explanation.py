@@ -14,7 +14,7 @@ from mailroot.deliver.security import OutboundSecurity, TlsPolicy
 from mailroot.mail.address import Address
 from mailroot.mail.reply import Reply
 from mailroot.operations.servers import Invalid, ServerState, VirtualServer
-from mailroot.policy.access import unmapped
+from mailroot.policy.networks import unmapped
 from mailroot.policy.visit import Accept, Decision, Hangup, IPAddress, Refuse, Visit
 from mailroot.smtp.grammar import parse_mailbox
 

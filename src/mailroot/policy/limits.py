@@ -1,10 +1,10 @@
-"""The Messages tab: how large, how many; and the other bounds of a session."""
+"""The Messages tab: how large, how many; and the limits that hold under attack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
-from mailroot.units import KIB, MIB, Doc, Range, Size
+from mailroot.units import DAY, HOUR, KIB, MIB, MINUTE, Doc, Duration, Range, Size
 
 
 class BareLineEnds(StrEnum):
@@ -37,3 +37,73 @@ class MessageSettings:
             "then). It never ends a message."
         ),
     ] = BareLineEnds.REJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many messages and recipients in a time; 0: no limit. What is over it gets a 4xx and comes later."""
+
+    messages_per_minute: Annotated[int, Range(least=0), Doc("Messages in a minute; 0: no limit.")] = 0
+    recipients_per_minute: Annotated[int, Range(least=0), Doc("Recipients in a minute; 0: no limit.")] = 0
+    messages_per_day: Annotated[int, Range(least=0), Doc("Messages in 24 hours; 0: no limit.")] = 0
+    recipients_per_day: Annotated[int, Range(least=0), Doc("Recipients in 24 hours; 0: no limit.")] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoginLimits:
+    """What failed logins lead to: each is answered later than the one before, and after some comes a ban."""
+
+    failures: Annotated[
+        int, Range(least=1), Doc("Failed logins of an address, or of an account, before it is banned.")
+    ] = 10
+    ban: Annotated[Duration, Range(least=1), Doc("The first ban; each further one is twice as long.")] = 5 * MINUTE
+    longest_ban: Annotated[Duration, Range(least=1), Doc("No ban is longer.")] = DAY
+    forget: Annotated[
+        Duration, Range(least=1), Doc("After this time without a failure half of them are forgotten.")
+    ] = HOUR
+    longest_delay: Annotated[
+        Duration, Range(least=0, most=60), Doc("A refused login is answered this late at most.")
+    ] = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """Limits that hold under attack."""
+
+    exempt: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Clients that are not counted by address or network: `sessions_per_address`, quotas of addresses and "
+            "networks, delays and bans of addresses. What counts for accounts holds for them too."
+        ),
+    ] = ("127.0.0.1", "::1")
+    sessions_per_address: Annotated[
+        int, Range(least=0), Doc("Open sessions from one address; 0: no limit. Further ones get a 421.")
+    ] = 100
+    commands: Annotated[
+        int, Range(least=10), Doc("Commands without a message accepted, before the session is closed with a 421.")
+    ] = 1000
+    refused_recipients: Annotated[
+        int, Range(least=1), Doc("Recipients refused in one session before it is closed with a 421.")
+    ] = 50
+    octets_before_login: Annotated[
+        Size,
+        Range(least=1024),
+        Doc("What a client may send before it has logged in or had a recipient accepted. Then 421."),
+    ] = 256 * KIB
+    command_time: Annotated[
+        Duration, Range(least=1), Doc("From the first octet of a command to its end. Then 421.")
+    ] = 1 * MINUTE
+    transfer_time: Annotated[Duration, Range(least=60), Doc("One message may take this long. Then 421.")] = 1 * HOUR
+    transfer_speed: Annotated[
+        Size, Doc("Octets a second that a message must come with, on average after its first minute. Then 421.")
+    ] = 128
+    logins: Annotated[LoginLimits, Doc("Failed logins.")] = field(default_factory=LoginLimits)
+    address: Annotated[Quota, Doc("How much one client address may hand in.")] = field(default_factory=Quota)
+    network: Annotated[Quota, Doc("How much one network (IPv4 /24, IPv6 /48) may hand in.")] = field(
+        default_factory=Quota
+    )
+    account: Annotated[Quota, Doc("How much one account may hand in.")] = field(default_factory=Quota)
+    min_free_disk: Annotated[
+        Size, Doc("With less than this free where the queue is, no mail is taken: 452, try again later. 0: never.")
+    ] = 256 * MIB

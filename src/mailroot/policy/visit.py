@@ -17,7 +17,8 @@ IPAddress = IPv4Address | IPv6Address
 class Visit:
     """Who is there. `client` is the peer (an IPv4-mapped IPv6 address already unmapped), `listener` the
     "address:port" it came to. `name` is its verified reverse DNS name, lower case, None where unknown or not
-    looked up. `helo` is "" before HELO. `user` is its login, "" while anonymous."""
+    looked up. `helo` is "" before HELO. `user` is its login, "" while anonymous, and `mechanism` how it logged in
+    (a SASL name, "certificate" or "XCLIENT"). `proxy` is who speaks for the client, "" where nobody does."""
 
     client: IPAddress
     listener: str
@@ -25,6 +26,8 @@ class Visit:
     helo: str = ""
     tls: bool = False
     user: str = ""
+    mechanism: str = ""
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

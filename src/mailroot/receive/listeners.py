@@ -10,21 +10,12 @@ from typing import Annotated
 from mailroot.events import ListenerOpened, SessionRefused
 from mailroot.net.listener import CannotListen, Endpoint, bind, format_endpoint, parse_listen, serve
 from mailroot.net.stream import Stream
+from mailroot.net.tls import CertificateFile
+from mailroot.policy.listeners import ListenerSettings
 from mailroot.receive.session import SHUTTING_DOWN, TOO_MANY_CONNECTIONS, Session, Terms
 from mailroot.receive.sessions import Sessions
 from mailroot.smtp.answers import encode
 from mailroot.units import MINUTE, Doc, Duration, Range
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """STARTTLS is offered when a certificate is set."""
-
-    certificate: Annotated[Path, Doc("PEM file with the certificate and its chain.", example="certificate.pem")]
-    key: Annotated[
-        Path | None,
-        Doc("PEM file with the private key, if it is not in the certificate's file.", example="certificate.key"),
-    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +31,16 @@ class GeneralSettings:
     ] = ""
     listen: Annotated[
         tuple[str, ...],
-        Doc("Addresses and ports to listen on; '*:25' is every address, IPv4 and IPv6."),
+        Doc("Addresses and ports to listen on, for applications; '*:25' is every address, IPv4 and IPv6."),
     ] = ("127.0.0.1:25", "[::1]:25")
-    tls: Annotated[TlsSettings | None, Doc("Certificate for STARTTLS, which is offered when there is one.")] = None
+    listeners: Annotated[
+        tuple[ListenerSettings, ...],
+        Doc("Further addresses and ports, with settings of their own: for submission, TLS, old devices, proxies."),
+    ] = ()
+    certificates: Annotated[
+        tuple[CertificateFile, ...],
+        Doc("Certificates for TLS, which is offered where there are any. `mailroot certificate make` makes one."),
+    ] = ()
     max_connections: Annotated[
         int, Range(least=0), Doc("Limit number of connections to; 0: no limit. Further ones get a 421.")
     ] = 1000

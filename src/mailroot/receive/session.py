@@ -29,8 +29,9 @@ from mailroot.mail.date import format_date
 from mailroot.mail.envelope import Door, Origin, Recipient
 from mailroot.mail.reply import Reply
 from mailroot.net.stream import Stream
-from mailroot.policy.access import Access, unmapped
+from mailroot.policy.access import Access
 from mailroot.policy.limits import BareLineEnds, MessageSettings
+from mailroot.policy.networks import unmapped
 from mailroot.policy.visit import Accept, Hangup, Refuse, Visit
 from mailroot.receive.intake import Accepted, Intake
 from mailroot.receive.trace import received_from, transmission
