@@ -14,7 +14,7 @@ from mailroot.net.dns import Exchanger
 from mailroot.operations import Invalid, NotFound, OperationError, Operations, Unavailable, as_json
 from mailroot.operations.explanation import Question
 from mailroot.operations.operator import Action
-from mailroot.policy.access import AccessList, Mode
+from mailroot.policy.access import AccessList, Mode, RelayList
 from mailroot.queue.base import QueueError, Search, State, parse_id
 from rig.fake_server import FakeServer, FakeSession
 
@@ -389,7 +389,7 @@ async def test_explain_tells_what_stands_in_the_way(house: House) -> None:
 
 
 async def test_explain_looks_up_the_name_where_a_rule_needs_it(house: House) -> None:
-    house.first.configure(relay=AccessList(Mode.ONLY, ("trusted.example",)))
+    house.first.configure(relay=RelayList(Mode.ONLY, ("trusted.example",)))
     house.first.dns.names["192.0.2.77"] = "pc.trusted.example"
     answer = await house.operations.explain(Question("a@example.org", "b@example.net", "192.0.2.77"), "first")
     assert answer.accepted and answer.client_name == "pc.trusted.example"

@@ -29,7 +29,7 @@ from mailroot.events import (
 )
 from mailroot.net.tls import CertificateFile
 from mailroot.operations import Conflict, OperationError, ServerState
-from mailroot.policy.access import AccessList, AccessSettings, Mode
+from mailroot.policy.access import AccessSettings, Mode, RelayList
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import Search, State
 from mailroot.receive.listeners import GeneralSettings
@@ -419,7 +419,7 @@ async def test_who_may_relay_is_settled_when_a_session_begins(rig: Rig) -> None:
     transaction = ("HELO c", "MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
     reader, writer = await connect(rig.port)
     await answer(reader)
-    closed = replace(rig.settings, access=AccessSettings(relay=AccessList(Mode.ONLY, ("192.0.2.1",))))
+    closed = replace(rig.settings, access=AccessSettings(relay=RelayList(Mode.ONLY, ("192.0.2.1",))))
     await (await rig.server.prepare(closed)).apply()
     its_reader, its_writer = await connect(rig.port)
     await answer(its_reader)

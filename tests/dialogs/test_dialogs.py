@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailroot.net.stream import Stream, connect
-from mailroot.policy.access import AccessList, Mode
+from mailroot.policy.access import Mode, RelayList
 from mailroot.policy.limits import BareLineEnds, MessageSettings
 from mailroot.queue.base import QueueError, QueueFull
 from rig.dialogs import WAYS, Conversation, Step, conversations, read_file, unescape
@@ -31,7 +31,7 @@ def open_door(settings: dict[str, str], folder: Path) -> Door:
     numbers = {key: int(settings.pop(key)) for key in _NUMBERS if key in settings}
     bare = BareLineEnds(settings.pop("bare_line_ends", "reject"))
     lists = {
-        key: AccessList(Mode.EXCEPT if settings[key].startswith("not") else Mode.ONLY, _words(settings.pop(key)))
+        key: RelayList(Mode.EXCEPT if settings[key].startswith("not") else Mode.ONLY, _words(settings.pop(key)))
         for key in ("relay", "connection")
         if key in settings
     }

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroot.mail.address import Address
-from mailroot.policy.access import Access, AccessList, AccessSettings, Mode
+from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
 from mailroot.policy.domains import LocalDomains
 from mailroot.policy.networks import read_entry
 from mailroot.policy.visit import Accept, Hangup, Refuse, Visit
@@ -30,7 +30,7 @@ def access(
     relay_domains: tuple[str, ...] = (),
     reverse_dns: bool = False,
 ) -> Access:
-    settings = AccessSettings(connection or AccessList(Mode.EXCEPT), AccessList(mode, relay), reverse_dns)
+    settings = AccessSettings(connection or AccessList(Mode.EXCEPT), RelayList(mode, relay), reverse_dns)
     return Access(settings, LOCAL, relay_domains)
 
 

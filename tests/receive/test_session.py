@@ -15,7 +15,7 @@ from mailroot.events import (
     SessionRefused,
 )
 from mailroot.mail.envelope import Body, Notify, Return
-from mailroot.policy.access import AccessList, Mode
+from mailroot.policy.access import AccessList, Mode, RelayList
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import QueueError
 from mailroot.queue.memory import MemoryQueue
@@ -153,7 +153,7 @@ async def test_the_last_line_before_a_half_close_is_answered() -> None:
 
 
 async def test_relay_is_decided_for_each_recipient() -> None:
-    door = Door(relay=AccessList(Mode.ONLY), aliases=("alias.example",), relay_domains=("open.example",))
+    door = Door(relay=RelayList(Mode.ONLY), aliases=("alias.example",), relay_domains=("open.example",))
     session = await door.connect("192.0.2.7")
     octets = await session.say(
         b"MAIL FROM:<a@example.com>\r\nRCPT TO:<x@example.net>\r\nRCPT TO:<x@example.com>\r\n"
@@ -185,7 +185,7 @@ async def test_connection_control() -> None:
 
 
 async def test_a_mapped_address_is_an_ipv4_address() -> None:
-    door = Door(relay=AccessList(Mode.ONLY, ("192.0.2.7",)))
+    door = Door(relay=RelayList(Mode.ONLY, ("192.0.2.7",)))
     session = await door.connect("::ffff:192.0.2.7")
     octets = await session.say(BEGIN)
     assert b"Hello [192.0.2.7]" in octets
@@ -200,7 +200,7 @@ async def test_the_name_is_looked_up_where_somebody_wants_it() -> None:
         asked.append(address)
         return "pc.corp.example"
 
-    door = Door(relay=AccessList(Mode.ONLY, ("corp.example",)), lookup=lookup)
+    door = Door(relay=RelayList(Mode.ONLY, ("corp.example",)), lookup=lookup)
     session = await door.connect("192.0.2.7")
     assert codes(await session.say(BEGIN + b"DATA\r\n" + MESSAGE + b".\r\n")) == [250, 250, 250, 354, 250]
     assert asked == ["192.0.2.7"]
@@ -219,7 +219,7 @@ async def test_a_look_up_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         await asyncio.Event().wait()
         return None
 
-    door = Door(relay=AccessList(Mode.ONLY, ("corp.example",)), lookup=lookup, reverse_dns=True)
+    door = Door(relay=RelayList(Mode.ONLY, ("corp.example",)), lookup=lookup, reverse_dns=True)
     session = await door.connect("192.0.2.7")
     assert codes(await session.say(BEGIN)) == [250, 250, 550]
     octets = await session.say(b"RCPT TO:<x@example.com>\r\nDATA\r\n" + MESSAGE + b".\r\n")

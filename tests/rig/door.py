@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from mailroot.clock import ManualClock
 from mailroot.events import Bus, Event
 from mailroot.net.stream import EarlyData, Stream
-from mailroot.policy.access import Access, AccessList, AccessSettings, Mode
+from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
 from mailroot.policy.domains import LocalDomains
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import Record, Search
@@ -172,7 +172,7 @@ class Door:
         self,
         *,
         messages: MessageSettings | None = None,
-        relay: AccessList | None = None,
+        relay: RelayList | None = None,
         connection: AccessList | None = None,
         relay_domains: tuple[str, ...] = (),
         aliases: tuple[str, ...] = (),
@@ -234,5 +234,5 @@ class Door:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def relay_for_all() -> AccessList:
-    return AccessList(Mode.EXCEPT)
+def relay_for_all() -> RelayList:
+    return RelayList(Mode.EXCEPT)

@@ -12,7 +12,7 @@ from mailroot.mail.envelope import Door, Envelope, Origin, Recipient
 from mailroot.mail.outcome import Outcome
 from mailroot.net.dns import Exchanger, LookupFailed, NoSuchName
 from mailroot.operations import Folders, OperationError, ServerState
-from mailroot.policy.access import Access, AccessList, AccessSettings, Mode
+from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
 from mailroot.policy.domains import LocalDomains
 from mailroot.queue.base import Message, Settlement, format_id
 from mailroot.queue.memory import MemoryQueue
@@ -114,7 +114,7 @@ class FakeServer:
         self,
         *,
         connection: AccessList | None = None,
-        relay: AccessList | None = None,
+        relay: RelayList | None = None,
         advanced: AdvancedDelivery | None = None,
         remote: tuple[RemoteDomain, ...] = (),
         security: OutboundSecurity | None = None,
@@ -124,7 +124,7 @@ class FakeServer:
         self.access = Access(
             AccessSettings(
                 connection=connection or AccessList(Mode.EXCEPT),
-                relay=relay or AccessList(Mode.ONLY, ("127.0.0.1", "::1")),
+                relay=relay or RelayList(Mode.ONLY, ("127.0.0.1", "::1")),
             ),
             self.local,
             tuple(domain.name for domain in remote if domain.allow_relay),
