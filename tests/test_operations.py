@@ -227,6 +227,7 @@ async def test_verbs_change_what_they_can_and_say_why_not_otherwise(house: House
     assert done.changed == (held,) and done.skipped == () and done.next is None
     done = await house.operations.change(Action.RETRY, Search(ids=ids))
     assert done.changed == (waiting,)
+    assert house.first.asked_again == 1
     assert {skipped.id: skipped.why for skipped in done.skipped} == {
         "0000000000001": "there is no such message",
         held: "it is held; release it instead",

@@ -103,6 +103,7 @@ class VirtualServer:
         self._queue: Queue | None = None
         self._sessions = Sessions()
         self._listeners: Listeners | None = None
+        self._pool: Pool | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
@@ -249,6 +250,10 @@ class VirtualServer:
         if error.errno != errno.EADDRINUSE or ours is None:
             return ""
         return f" (it may be this virtual server itself, on {ours}: stop it, reload, and start it)"
+
+    def ask_again(self) -> None:
+        if self._pool is not None:
+            self._pool.ask_again()
 
     # How it is done
 
@@ -402,7 +407,7 @@ class VirtualServer:
         async def deliver() -> None:
             # A pool serves one agent: it is closed with it.
             connections = settings.delivery.outbound_connections
-            pool = Pool(connections, plan.hosts, name=settings.delivery.advanced.fqdn or plan.fqdn)
+            self._pool = pool = Pool(connections, plan.hosts, name=settings.delivery.advanced.fqdn or plan.fqdn)
             drop = Drop(folders.drop, quota, self._clock, fqdn=plan.fqdn)
             agent = Agent(
                 queue,

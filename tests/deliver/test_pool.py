@@ -329,6 +329,19 @@ async def test_a_refused_login_asks_nobody_else() -> None:
     assert await take is link
 
 
+async def test_asked_again_because_an_operator_wants_it() -> None:
+    stage = Stage()
+    for destination, fault in ((A, Fault.HOST), (B, Fault.LOGIN)):
+        take = stage.take(destination)
+        await stage.refused(fault, "no")
+        assert (await take).reply.text == "no"
+        assert (await stage.pool.take(destination)).reply.text == "no"
+        stage.pool.ask_again()
+        take = stage.take(destination)
+        [link] = await stage.opened()
+        assert await take is link
+
+
 async def test_another_host_is_another_host() -> None:
     stage = Stage()
     take = stage.take(B)

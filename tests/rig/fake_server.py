@@ -98,6 +98,7 @@ class FakeServer:
         self.max_message_size = 2 * 1024 * 1024
         self.expiration = 2 * 86400.0
         self.fails_with = ""
+        self.asked_again = 0
         self.dns = FakeDns(
             exchangers={"example.net": (Exchanger(20, "backup.example.net"), Exchanger(10, "mx.example.net"))},
             hosts={
@@ -136,6 +137,9 @@ class FakeServer:
             security or OutboundSecurity(tls=TlsPolicy.OPPORTUNISTIC),
             25,
         )
+
+    def ask_again(self) -> None:
+        self.asked_again += 1
 
     async def start(self) -> None:
         self._may_fail()

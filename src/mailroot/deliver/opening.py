@@ -101,6 +101,11 @@ class Opening:
             result = await self._open_connection(host, manner, clear=True)
         return result
 
+    def ask_again(self) -> None:
+        """Leave no host alone any longer: somebody says that it is worth a try."""
+        self._pauses.clear()
+        self._clear.clear()
+
     def _leave_alone(self, host: Host, trouble: Trouble) -> None:
         before = self._pauses.get(host)
         now = self._now()

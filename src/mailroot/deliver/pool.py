@@ -104,6 +104,12 @@ class Pool:
         """How many there are, being opened or closed included."""
         return self._total
 
+    def ask_again(self) -> None:
+        """Try what is left alone for a moment at once: an operator wants it, and may have mended it."""
+        self._opening.ask_again()
+        for destination in self._destinations.values():
+            destination.refused = None
+
     async def take(self, route: ToHosts, wish: Wish = ANY) -> Taken:
         """A connection for one message; `give` it back. Or why there is none."""
         if self._stopped:

@@ -195,6 +195,8 @@ class Operations:
         changed: list[MessageId] = []
         for server in {server.name: server for server, _ in batch}.values():
             ids = tuple(record.id for owner, record in batch if owner is server)
+            if action is Action.RETRY:
+                server.ask_again()
             with _queue_words():
                 done = await _verb(_queue(server), action)(Search(ids=ids))
             if done:

@@ -119,6 +119,10 @@ class VirtualServer(Protocol):
         """Seconds after which a message is given up."""
         ...
 
+    def ask_again(self) -> None:
+        """Hosts that are left alone for a moment after a failure are tried at once."""
+        ...
+
     # Each returns when it is so, raises OperationError with a text for people when it cannot be, and does nothing
     # when it already is so. `stop` gives sessions and attempts a short grace period.
 
