@@ -168,6 +168,17 @@ class LoginFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LoginUnavailable(Event):
+    """A login could be neither granted nor refused, because a directory or token server did not answer."""
+
+    level: ClassVar[Level] = "error"
+    session: str
+    client: str
+    mechanism: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Banned(Event):
     """An address or account failed to log in too often and is banned until `until` (seconds since the epoch)."""
 
