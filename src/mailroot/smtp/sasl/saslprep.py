@@ -1,0 +1,49 @@
+"""SASLprep (RFC 4013): one form for names and passwords that different keyboards and programs write differently.
+
+A profile of stringprep (RFC 3454), which is tied to Unicode 3.2: newer characters are unassigned in it.
+"""
+
+import stringprep
+from unicodedata import ucd_3_2_0
+
+_PROHIBITED = (
+    stringprep.in_table_c12,
+    stringprep.in_table_c21_c22,
+    stringprep.in_table_c3,
+    stringprep.in_table_c4,
+    stringprep.in_table_c5,
+    stringprep.in_table_c6,
+    stringprep.in_table_c7,
+    stringprep.in_table_c8,
+    stringprep.in_table_c9,
+)
+
+
+def saslprep(text: str, *, stored: bool = False) -> str:
+    """The text prepared. `stored`: for keeping, where unassigned characters are refused too (RFC 3454 §7).
+
+    Raises ValueError for what may not be in it; its text names the character's number, and only where `stored`:
+    then it is for who chooses the text.
+    """
+    if text.isascii():
+        if text.isprintable():
+            return text
+        raise ValueError("control characters")
+    mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))
+    prepared = ucd_3_2_0.normalize("NFKC", mapped)
+    for character in prepared:
+        if any(prohibited(character) for prohibited in _PROHIBITED):
+            raise ValueError(_naming("not allowed", character, stored))
+        if stored and stringprep.in_table_a1(character):
+            raise ValueError(_naming("too new for SASLprep", character, stored))
+    # RFC 3454 §6: letters of one direction only, and right-to-left text begins and ends with such letters.
+    if any(map(stringprep.in_table_d1, prepared)):
+        if any(map(stringprep.in_table_d2, prepared)):
+            raise ValueError("letters of both directions")
+        if not (stringprep.in_table_d1(prepared[0]) and stringprep.in_table_d1(prepared[-1])):
+            raise ValueError("right-to-left text must begin and end with such letters")
+    return prepared
+
+
+def _naming(what: str, character: str, stored: bool) -> str:
+    return f"the character U+{ord(character):04X} is {what}" if stored else f"a character is {what}"
