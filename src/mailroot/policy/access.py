@@ -121,7 +121,8 @@ class Access:
     """Who may connect, and who may relay. Raises ValueError for a bad entry or domain.
 
     `relay_domains` are the remote domains (`example.com`, `*.example.com`) open for relay by everybody.
-    `needs_name`: decisions, or the Received field, want the client's reverse DNS name in the Visit.
+    `needs_name`: decisions (permissions' too), or the Received field, want the client's reverse DNS name in the
+    Visit.
     """
 
     __slots__ = ("_allow_authenticated", "_connection", "_local", "_relay", "_relay_domains", "needs_name")
@@ -132,7 +133,13 @@ class Access:
         self._local = local
         self._allow_authenticated = settings.relay.allow_authenticated
         self._relay_domains = DomainPatterns(relay_domains)
-        self.needs_name: bool = settings.reverse_dns or self._connection.has_names or self._relay.has_names
+        lists = [ClientList(entry.networks) for entry in settings.permissions]
+        self.needs_name: bool = (
+            settings.reverse_dns
+            or self._connection.has_names
+            or self._relay.has_names
+            or any(clients.has_names for clients in lists)
+        )
 
     def may_connect(self, visit: Visit) -> Decision:
         """Connection control, asked before the banner."""
