@@ -30,6 +30,7 @@ UNRECOGNIZED = Reply(500, "5.3.3", "Unrecognized command")
 LINE_TOO_LONG = Reply(500, "5.5.2", "Line too long")
 BAD_CHARACTERS = Reply(500, "5.5.2", "Control characters or bare line ends in command")
 NOT_UTF8 = Reply(500, "5.5.2", "Command is neither ASCII nor UTF-8")
+BARE_LF = Reply(500, "5.5.2", "Lines must end with CR LF")
 TLS_UNEXPECTED = Reply(500, "5.5.1", "TLS handshake where a command was expected: use STARTTLS")
 NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
 SYNTAX = Reply(501, "5.5.4", "Invalid arguments")
@@ -52,6 +53,22 @@ ALREADY_TLS = Reply(503, "5.5.1", "TLS is active already")
 NO_TLS = Reply(454, "4.7.0", "TLS not available")
 EARLY_DATA = Reply(554, "5.5.1", "Commands sent before TLS was started")
 
+# Logins (RFC 4954 §4 and §6) and introductions
+
+AUTH_OK = Reply(235, "2.7.0", "Authentication successful.")
+AUTH_FAILED = Reply(535, "5.7.3", "Authentication unsuccessful.")
+AUTH_UNKNOWN = Reply(504, "5.7.4", "Unrecognized authentication type")
+AUTH_NEEDS_TLS = Reply(538, "5.7.11", "Encryption required for requested authentication mechanism")
+AUTH_UNAVAILABLE = Reply(454, "4.7.0", "Temporary authentication failure")
+AUTH_CANCELLED = Reply(501, "5.7.0", "Authentication cancelled")
+AUTH_SYNTAX = Reply(501, "5.5.2", "Cannot decode authentication exchange")
+AUTH_TOO_LONG = Reply(500, "5.5.6", "Authentication exchange line is too long")
+AUTH_AGAIN = Reply(503, "5.5.1", "Already authenticated")
+NEED_EHLO = Reply(503, "5.5.1", "Send EHLO first")
+NEED_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+NEED_LOGIN = Reply(530, "5.7.0", "Authentication required")
+NO_XCLIENT = Reply(550, "5.7.0", "XCLIENT is not for this client")
+
 # Content
 
 START_INPUT = Reply(354, "", "Start mail input; end with <CRLF>.<CRLF>")
@@ -67,7 +84,8 @@ READY_FOR_TLS = Reply(220, "2.0.0", "SMTP server ready")
 HELP = Reply(
     214,
     "",
-    "This server supports the following commands:\nHELO EHLO STARTTLS RCPT DATA RSET MAIL QUIT HELP BDAT VRFY NOOP",
+    "This server supports the following commands:\n"
+    "HELO EHLO STARTTLS RCPT DATA RSET MAIL QUIT HELP AUTH BDAT VRFY NOOP",
 )
 
 

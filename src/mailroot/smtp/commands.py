@@ -3,12 +3,14 @@
 Each event but Content wants exactly one answer.
 """
 
-from dataclasses import dataclass
+import re
+from binascii import a2b_base64
+from dataclasses import dataclass, field
 
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Recipient
 from mailroot.mail.reply import Reply
-from mailroot.smtp import answers, grammar
+from mailroot.smtp import answers, grammar, shown, xclient
 from mailroot.smtp.errors import ProtocolError
 from mailroot.smtp.extensions import (
     MailParameters,
@@ -19,6 +21,7 @@ from mailroot.smtp.extensions import (
 )
 
 _MAX_NAME = 255
+_MECHANISM = re.compile(r"[A-Za-z0-9_-]{1,20}")  # RFC 4422 §3.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,45 @@ class StartTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Auth:
+    """AUTH. `mechanism` is in capitals, and any word: it may be a password that somebody put in the wrong place.
+    `initial` is the decoded initial response, b"" for an empty one, None for none.
+
+    To be answered by `ServerProtocol.challenge`, by a success, which is the end of it, or by a refusal."""
+
+    mechanism: str
+    initial: bytes | None = field(repr=False)
+
+    @property
+    def command(self) -> str:
+        """The command as it may stand in a log."""
+        return shown.login(self.mechanism)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResponse:
+    """The answer to a challenge, decoded. To be answered as Auth.
+
+    When what came in its place cannot be decoded or is too long there is a Mistake instead, and the login is over.
+    """
+
+    octets: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthCancelled:
+    """The client broke its login off. Wants AUTH_CANCELLED (RFC 4954 §4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Xclient:
+    """XCLIENT. `attributes` as `xclient.read_attributes` gives them. After `ServerProtocol.introduced` it wants a
+    banner, as if the client had just come."""
+
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """QUIT."""
 
@@ -134,21 +176,26 @@ Event = (
     | ChunkEnd
     | ContentRefused
     | StartTls
+    | Auth
+    | AuthResponse
+    | AuthCancelled
+    | Xclient
     | Help
     | Vrfy
     | Mistake
 )
 
 
-def read_hello(argument: str, *, extended: bool) -> Hello:
-    """The name is taken as it is, or none at all: .NET sends a bare computer name, printers anything."""
-    if len(argument.encode()) > _MAX_NAME:
+def read_hello(argument: str, *, extended: bool, strict: bool = False) -> Hello:
+    """The name is taken as it is, or none at all: .NET sends a bare computer name, printers anything. `strict`: it
+    must be a domain or an address literal (RFC 5321 §4.1.1.1)."""
+    if len(argument.encode()) > _MAX_NAME or (strict and not grammar.is_host(argument)):
         raise ProtocolError(answers.INVALID_NAME)
     return Hello(argument, extended)
 
 
 def read_mail(argument: str, offer: ServerOffer) -> Mail:
-    path, parameters_text = _read_path(_after(argument, "FROM"), offer)
+    path, parameters_text = _read_path(_after(argument, "FROM", offer), offer)
     parameters = read_mail_parameters(parameters_text)
     if parameters.size is not None and offer.max_size and parameters.size > offer.max_size:
         raise ProtocolError(answers.TOO_LARGE)
@@ -158,7 +205,7 @@ def read_mail(argument: str, offer: ServerOffer) -> Mail:
 
 
 def read_rcpt(argument: str, offer: ServerOffer, *, smtputf8: bool) -> Rcpt:
-    path, text = _read_path(_after(argument, "TO"), offer)
+    path, text = _read_path(_after(argument, "TO", offer), offer)
     if path is None:
         raise ProtocolError(answers.INVALID_ADDRESS)
     if not smtputf8 and not path.is_ascii:
@@ -170,7 +217,11 @@ def read_rcpt(argument: str, offer: ServerOffer, *, smtputf8: bool) -> Rcpt:
 def read_vrfy(argument: str, offer: ServerOffer) -> Vrfy:
     """A mailbox or user name, and perhaps SMTPUTF8: then the answer may name it also where it is not ASCII
     (RFC 6531 §3.7.4.2). A person's name in several words is nobody we could mean."""
-    path, rest = _read_path(argument, offer)
+    # A user name stands without brackets; RFC 5321 §4.1.1.6 leaves its form to us.
+    try:
+        path, rest = grammar.read_path(argument, offer.default_domain)
+    except ValueError:
+        raise ProtocolError(answers.INVALID_ADDRESS) from None
     smtputf8 = rest.upper() == "SMTPUTF8"
     if path is None or (rest and not smtputf8):
         raise ProtocolError(answers.INVALID_ADDRESS)
@@ -190,16 +241,55 @@ def read_bdat(argument: str) -> tuple[int, bool]:
     return int(size), bool(last)
 
 
-def _after(argument: str, keyword: str) -> str:
-    """What follows `FROM:` or `TO:`; white space around the colon is let pass."""
-    word, colon, path = argument.partition(":")
-    if not colon or word.strip(" ").upper() != keyword:
+def read_auth(argument: str, *, strict: bool) -> Auth:
+    """RFC 4954 §4: the mechanism, and perhaps an initial response. `strict`: one space stands between them."""
+    mechanism, space, text = argument.partition(" ")
+    if _MECHANISM.fullmatch(mechanism) is None:
         raise ProtocolError(answers.SYNTAX)
-    return path.lstrip(" ")
+    if not strict:
+        text = text.strip(" ")
+    if not space:
+        initial = None
+    else:
+        # "=" is how an empty response is written where nothing would mean none.
+        initial = b"" if text == "=" else decode_base64(text)
+        if not text:
+            raise ProtocolError(answers.AUTH_SYNTAX)
+    return Auth(mechanism.upper(), initial)
+
+
+def read_auth_response(line: bytes, *, strict: bool) -> AuthResponse | AuthCancelled:
+    """A line that answers a challenge (RFC 4954 §4). White space after it is let pass, unless `strict`."""
+    if not strict:
+        line = line.rstrip(b" \t")
+    return AuthCancelled() if line == b"*" else AuthResponse(decode_base64(line))
+
+
+def decode_base64(text: str | bytes) -> bytes:
+    """Base64 without line breaks and anything foreign (RFC 4648 §4)."""
+    try:
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        # Whatever it was is part of the error that caused this one, and may be a password.
+        raise ProtocolError(answers.AUTH_SYNTAX) from None
+
+
+def read_xclient(argument: str) -> Xclient:
+    return Xclient(xclient.read_attributes(argument))
+
+
+def _after(argument: str, keyword: str, offer: ServerOffer) -> str:
+    """What follows `FROM:` or `TO:`; white space around the colon is let pass, unless the server is strict."""
+    word, colon, path = argument.partition(":")
+    if not colon or (word if offer.strict else word.strip(" ")).upper() != keyword:
+        raise ProtocolError(answers.SYNTAX)
+    return path if offer.strict else path.lstrip(" ")
 
 
 def _read_path(text: str, offer: ServerOffer) -> tuple[Address | None, str]:
     try:
+        if offer.strict:
+            return grammar.read_strict_path(text, offer.default_domain)
         return grammar.read_path(text, offer.default_domain)
     except ValueError:
         raise ProtocolError(answers.INVALID_ADDRESS) from None

@@ -1,16 +1,18 @@
 """Service extensions: what EHLO offers and what the parameters of MAIL and RCPT mean.
 
 SIZE (RFC 1870), PIPELINING (RFC 2920), 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034), DSN (RFC 3461),
-CHUNKING and BINARYMIME (RFC 3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207). Parameters are understood also after
-a mere HELO; nothing unknown is taken (RFC 5321 §4.1.1.11).
+CHUNKING and BINARYMIME (RFC 3030), SMTPUTF8 (RFC 6531), STARTTLS (RFC 3207), AUTH (RFC 4954), XCLIENT. Parameters
+are understood also after a mere HELO; nothing unknown is taken (RFC 5321 §4.1.1.11).
 """
 
 from dataclasses import dataclass
 
 from mailroot.mail.envelope import Body, Notify, Return
 from mailroot.smtp import answers, grammar
+from mailroot.smtp import xclient as attributes
 from mailroot.smtp.errors import ProtocolError
 
+_MAX_AUTH = 500  # RFC 4954 §3
 _MAX_ENVID = 100  # RFC 3461 §4.4
 _MAX_ORCPT = 500  # RFC 3461 §4.2
 _MAX_SIZE_DIGITS = 20  # RFC 1870 §3
@@ -21,16 +23,21 @@ class ServerOffer:
     """What a server offers and how it reads.
 
     `max_size` is the largest message in octets, 0 for no limit. `default_domain` completes addresses that have
-    none. `repair` makes bare line ends CR LF; otherwise a message with any is refused.
+    none. `repair` makes bare line ends CR LF; otherwise a message with any is refused. `strict`: commands are taken
+    only as RFC 5321 writes them and in its order.
     """
 
     default_domain: str
     max_size: int = 0
     starttls: bool = False
     repair: bool = False
+    strict: bool = False
 
-    def lines(self, *, secured: bool) -> tuple[str, ...]:
-        """The EHLO lines, in the old service's order. STARTTLS is not offered twice (RFC 3207 §4.2)."""
+    def lines(self, *, secured: bool, mechanisms: tuple[str, ...] = (), xclient: bool = False) -> tuple[str, ...]:
+        """The EHLO lines, in the old service's order. STARTTLS is not offered twice (RFC 3207 §4.2).
+
+        `mechanisms` are those of AUTH; it is not offered without any. `xclient`: this client may say XCLIENT.
+        """
         return (
             f"SIZE {self.max_size}" if self.max_size else "SIZE",
             "PIPELINING",
@@ -42,19 +49,26 @@ class ServerOffer:
             "SMTPUTF8",
             "VRFY",
             *(("STARTTLS",) if self.starttls and not secured else ()),
+            *((f"AUTH {' '.join(mechanisms)}",) if mechanisms else ()),
+            *((f"XCLIENT {' '.join(attributes.NAMES)}",) if xclient else ()),
             "HELP",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class MailParameters:
-    """The parameters of MAIL; `size` is what the client says the message will have, None where it does not."""
+    """The parameters of MAIL; `size` is what the client says the message will have, None where it does not.
+
+    `auth` is who submitted the message first, as the client says: an address, or "<>" where that is not known. It
+    is a client's word and nothing follows from it (RFC 4954 §5).
+    """
 
     size: int | None = None
     body: Body = Body.SEVEN_BIT
     smtputf8: bool = False
     ret: Return | None = None
     envid: str | None = None
+    auth: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,7 @@ def read_mail_parameters(text: str) -> MailParameters:
     smtputf8 = False
     ret: Return | None = None
     envid: str | None = None
+    auth: str | None = None
     for keyword, value in _split(text).items():
         try:
             match keyword:
@@ -93,13 +108,15 @@ def read_mail_parameters(text: str) -> MailParameters:
                     if not value or len(value) > _MAX_ENVID:
                         raise ValueError
                     envid = grammar.decode_xtext(value)
+                case "AUTH":
+                    auth = _read_submitter(value or "")
                 case "SMTPUTF8":
                     raise ValueError
                 case _:
                     raise ProtocolError(answers.unknown_parameter(keyword))
         except ValueError:
             raise ProtocolError(answers.bad_parameter(keyword)) from None
-    return MailParameters(size, body, smtputf8, ret, envid)
+    return MailParameters(size, body, smtputf8, ret, envid, auth)
 
 
 def read_recipient_parameters(text: str, *, smtputf8: bool) -> RecipientParameters:
@@ -142,6 +159,18 @@ def _read_size(value: str | None) -> int:
     if not value or len(value) > _MAX_SIZE_DIGITS or not (value.isascii() and value.isdecimal()):
         raise ValueError
     return int(value)
+
+
+def _read_submitter(value: str) -> str:
+    """RFC 4954 §5: "<>", or a mailbox without brackets, in xtext."""
+    if not value or len(value) > _MAX_AUTH:
+        raise ValueError
+    decoded = grammar.decode_xtext(value)
+    if decoded == "<>":
+        return decoded
+    if decoded.startswith("<"):
+        raise ValueError
+    return str(grammar.parse_mailbox(decoded, None))
 
 
 _NOTIFY = {"SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}

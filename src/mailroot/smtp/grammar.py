@@ -40,6 +40,7 @@ _DOT_STRING = re.compile(rf"[{_ATEXT}.\u0080-\U0010ffff]+")
 _QUOTED = re.compile(r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
 _ROUTE = re.compile(r"(?:@[^@:,<>\"\s]+,)*@[^@:,<>\"\s]+:")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
+_UTF8_XTEXT = re.compile(r"(?:[!-*,-<>-~\u0080-\U0010ffff]|\+[0-9A-F]{2})*")
 _HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
 _UNITEXT = re.compile(r"(?:[!-*,-<>-\[\]-~\u0080-\U0010ffff]|\\x\{[0-9A-F]{2,6}\})+")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-F]{2,6})\}")
@@ -75,6 +76,48 @@ def read_path(text: str, default_domain: str) -> tuple[Address | None, str]:
     if not inside and route is None:
         return None, rest.strip(" ")
     return _mailbox(inside, default_domain), rest.strip(" ")
+
+
+def read_strict_path(text: str, default_domain: str) -> tuple[Address | None, str]:
+    """As `read_path`, and only what RFC 5321 §4.1.2 and RFC 6531 §3.3 write: in brackets, no space within them, a
+    domain but for postmaster, and dots of a local part between its atoms."""
+    if not text.startswith("<") or text.startswith("< "):
+        raise ValueError("an address stands in angle brackets, without spaces")
+    route = _ROUTE.match(text, 1)
+    path, rest = read_path(text, default_domain)
+    if path is None:
+        if not text.startswith("<>"):
+            raise ValueError("the null path is '<>'")
+        return None, rest
+    mailbox = text[route.end() if route is not None else 1 :]
+    if not mailbox.startswith(f"{path}>"):
+        # A domain that was completed, or something that was cut off. RFC 5321 §4.1.1.3: postmaster needs none.
+        if route is not None or path.local.lower() != "postmaster" or not mailbox.startswith(f"{path.local}>"):
+            raise ValueError("an address has a domain, without a dot at its end")
+    elif not path.is_literal and not is_domain(path.domain):
+        raise ValueError(f"{path.domain!r} is not a domain name")
+    local = path.local
+    if not local.startswith('"') and (local.startswith(".") or local.endswith(".") or ".." in local):
+        raise ValueError("a dot stands between two parts")
+    return path, rest
+
+
+def is_domain(text: str) -> bool:
+    """Whether this is a Domain of RFC 5321 §4.1.2 (or RFC 6531 §3.3), with no underscore and no dot at its end."""
+    try:
+        return "_" not in text and _domain(text) == text and not text.startswith("[")
+    except ValueError:
+        return False
+
+
+def is_host(text: str) -> bool:
+    """Whether this is what EHLO wants: a domain in ASCII, or an address literal (RFC 5321 §4.1.1.1)."""
+    if text.startswith("["):
+        try:
+            return _literal(text) == text
+        except ValueError:
+            return False
+    return text.isascii() and is_domain(text)
 
 
 def parse_mailbox(text: str, default_domain: str | None) -> Address:
@@ -177,6 +220,18 @@ def decode_xtext(text: str) -> str:
     decoded = _HEXCHAR.sub(lambda match: chr(int(match[1], 16)), text)
     if not decoded.isascii() or not decoded.isprintable():
         raise ValueError("not printable ASCII")
+    return decoded
+
+
+def decode_utf8_xtext(text: str) -> str:
+    """Xtext whose octets are UTF-8, as XCLIENT has it; octets beyond ASCII may also stand as they are."""
+    octets = re.sub(rb"\+([0-9A-F]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
+    if _UTF8_XTEXT.fullmatch(text) is None:
+        raise ValueError("not xtext (RFC 3461 §4)")
+    # A UnicodeDecodeError is a ValueError.
+    decoded = octets.decode()
+    if not decoded.isprintable():
+        raise ValueError("not printable")
     return decoded
 
 

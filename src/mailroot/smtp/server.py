@@ -7,17 +7,22 @@
     protocol.answer(reply)            one event, one answer; no further event before it
     protocol.outgoing()               octets to send: the answers to pipelined commands together (RFC 2920)
 
+A login (RFC 4954) is an Auth, answered by `challenge` or by its end, and an AuthResponse for each challenge,
+answered likewise. While it goes on no command is read.
+
 It knows no sockets, clocks, policy or queue. The only place that changes the state; states.py has the rules.
 """
 
 import re
+from binascii import b2a_base64
 from collections.abc import Callable
 
 from mailroot.mail.envelope import Body
 from mailroot.mail.reply import Reply
-from mailroot.smtp import answers
+from mailroot.smtp import answers, shown
 from mailroot.smtp.answers import encode
 from mailroot.smtp.commands import (
+    AuthResponse,
     ChunkEnd,
     Content,
     ContentEnd,
@@ -30,11 +35,14 @@ from mailroot.smtp.commands import (
     Quit,
     Rset,
     StartTls,
+    read_auth,
+    read_auth_response,
     read_bdat,
     read_hello,
     read_mail,
     read_rcpt,
     read_vrfy,
+    read_xclient,
 )
 from mailroot.smtp.content import ChunkReader, DotReader, Framing, Message
 from mailroot.smtp.errors import ProtocolError
@@ -43,9 +51,8 @@ from mailroot.smtp.lines import LineReader
 from mailroot.smtp.states import AFTER_REFUSAL, TABLE, State, Verb
 
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
-_SHOWN = 200
 _VERBS = {verb.value: verb for verb in Verb}
-_NOT_IMPLEMENTED = frozenset(("AUTH", "EXPN"))
+_NOT_IMPLEMENTED = "EXPN"
 
 
 class ServerProtocol:
@@ -54,9 +61,12 @@ class ServerProtocol:
     __slots__ = (
         "_chunk",
         "_complete",
+        "_extended",
         "_framing",
         "_last",
         "_lines",
+        "_login_near",
+        "_mechanisms",
         "_message",
         "_next",
         "_offer",
@@ -65,19 +75,29 @@ class ServerProtocol:
         "_owed",
         "_parameters",
         "_refused",
+        "authenticated",
         "secure",
         "state",
+        "xclient",
     )
 
     def __init__(self, offer: ServerOffer) -> None:
         self._offer = offer
-        self._lines = LineReader()
+        self._lines = LineReader(strict=offer.strict)
         self._out: list[bytes] = []
         self.state = State.CONNECTED
         self.secure = False
+        # Whether there was a login; `xclient`, whether this client may say XCLIENT.
+        self.authenticated = False
+        self.xclient = False
+        self._mechanisms: tuple[str, ...] = ()
+        # Whether the last hello was an EHLO; and whether AUTH was the last command, so that a line which is none
+        # may hold a secret.
+        self._extended = False
+        self._login_near = False
         # The state after the event that is out, by the answer's kind; `_owed`: it has not been answered.
         self._owed = True
-        self._next = State.READY
+        self._next = self._beginning
         self._otherwise = State.CLOSED
         # The transaction: what MAIL said, and the content while it comes. `_framing` is set while octets are
         # content, `_complete` once all are there; `_message` collects them over all chunks, the `_last` of which
@@ -129,6 +149,21 @@ class ServerProtocol:
         """Whether the conversation is over: send what is outgoing, then close."""
         return self.state is State.CLOSED
 
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The mechanisms of AUTH that this client is offered; lines of a login may be long where there are any."""
+        return self._mechanisms
+
+    @mechanisms.setter
+    def mechanisms(self, mechanisms: tuple[str, ...]) -> None:
+        self._mechanisms = mechanisms
+        self._lines.long_logins = bool(mechanisms)
+
+    @property
+    def _beginning(self) -> State:
+        """Where a conversation stands after its banner."""
+        return State.GREETED if self._offer.strict else State.READY
+
     # Answers
 
     def answer(self, reply: Reply, *, hang_up: bool = False) -> None:
@@ -146,10 +181,24 @@ class ServerProtocol:
                 self._message = self._new_message()
                 self._refused = None
                 self._last = True
+            elif self.state is State.AUTHENTICATING:
+                if reply.code >= 300:
+                    raise RuntimeError("a challenge is given by challenge()")
+                self.authenticated = True
+                self.state = State.READY
         else:
             self.state = self._otherwise
         if self.state is State.READY:
             self._message = None
+
+    def challenge(self, octets: bytes) -> None:
+        """Answer an Auth or AuthResponse with a 334: the login goes on."""
+        if not self._owed or self._next is not State.AUTHENTICATING:
+            raise RuntimeError("there is no login that could go on")
+        self._owed = False
+        # The space stands also before nothing (RFC 4954 §4).
+        self._out.append(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
+        self.state = State.AUTHENTICATING
 
     def dismiss(self, reply: Reply) -> None:
         """End the conversation without being asked: time-out, shutdown, an operator. Answers the event that
@@ -158,11 +207,26 @@ class ServerProtocol:
         self.answer(reply, hang_up=True)
 
     def secured(self) -> None:
-        """The TLS handshake is done: forget everything the client said before (RFC 3207 §4.2)."""
-        self._lines = LineReader()
-        self._parameters = MailParameters()
+        """The TLS handshake is done: forget everything the client said before, a login too (RFC 3207 §4.2)."""
+        self._lines = LineReader(strict=self._offer.strict)
+        self._forget()
+        self.authenticated = False
         self.secure = True
         self.state = State.SECURED
+
+    def introduced(self, *, authenticated: bool = False) -> None:
+        """An Xclient was taken: the conversation begins anew, and its answer is a banner. `authenticated`: whoever
+        introduced the client has seen its login."""
+        if not self._owed:
+            raise RuntimeError("there is no XCLIENT to be answered")
+        self._forget()
+        self.authenticated = authenticated
+        self._next = self._beginning
+
+    def _forget(self) -> None:
+        self._parameters = MailParameters()
+        self.mechanisms = ()
+        self._extended = False
 
     # Events
 
@@ -180,20 +244,26 @@ class ServerProtocol:
 
     def _next_command(self) -> Event | None:
         line = b""
+        login = self.state is State.AUTHENTICATING
         try:
-            found = self._lines.line()
+            found = self._lines.line(login=login)
             if found is None:
                 return None
             line = found
-            event = self._read_command(line)
+            event = self._read_response(line) if login else self._read_command(line)
         except ProtocolError as error:
-            state = State.CLOSED if error.fatal else self.state
-            event = self._emit(Mistake(_shown(line), error.reply), state, state)
+            state = State.CLOSED if error.fatal else State.READY if login else self.state
+            event = self._emit(Mistake("AUTH" if login else self._show(line), error.reply), state, state)
         return event
+
+    def _read_response(self, line: bytes) -> Event:
+        event = read_auth_response(line, strict=self._offer.strict)
+        then = State.AUTHENTICATING if isinstance(event, AuthResponse) else State.READY
+        return self._emit(event, then, State.READY)
 
     def _read_command(self, line: bytes) -> Event | None:
         # RFC 5321 §4.1.1: white space before the line's end is let pass, a tab too.
-        line = line.rstrip(b" \t")
+        whole, line = line, line.rstrip(b" \t")
         if _CONTROLS.search(line) is not None:
             raise ProtocolError(answers.BAD_CHARACTERS)
         try:
@@ -206,20 +276,42 @@ class ServerProtocol:
         word = word.upper()
         verb = _VERBS.get(word)
         if verb is None:
-            raise ProtocolError(answers.NOT_IMPLEMENTED if word in _NOT_IMPLEMENTED else answers.UNRECOGNIZED)
+            raise ProtocolError(answers.NOT_IMPLEMENTED if word == _NOT_IMPLEMENTED else answers.UNRECOGNIZED)
+        self._login_near = verb is Verb.AUTH
         state = self.state
         target = TABLE[state, verb]
         if verb is Verb.BDAT:
             return self._read_bdat(argument, target)
         if isinstance(target, Reply):
             raise ProtocolError(target)
-        event = _READERS[verb](self, argument.lstrip(" "))
+        if argument[:1] == " ":
+            if self._offer.strict:
+                raise ProtocolError(answers.SYNTAX)
+            argument = argument.lstrip(" ")
+        if verb is Verb.AUTH and len(whole) != len(line) and self._offer.strict:
+            raise ProtocolError(answers.AUTH_SYNTAX)
+        event = _READERS[verb](self, argument)
         return self._emit(event, target, AFTER_REFUSAL.get((state, verb), state))
 
     def _emit(self, event: Event, then: State, otherwise: State) -> Event:
         self._owed = True
         self._next = then
         self._otherwise = otherwise
+        return event
+
+    def _show(self, line: bytes) -> str:
+        """A refused line for people."""
+        word = line.partition(b" ")[0].rstrip(b"\t").upper().decode("latin-1")
+        if word in _VERBS or word == _NOT_IMPLEMENTED:
+            return shown.command(line)
+        if self._login_near:
+            return shown.HIDDEN
+        self._login_near = shown.is_login(line)
+        return shown.unknown(line)
+
+    def _hello(self, argument: str, *, extended: bool) -> Event:
+        event = read_hello(argument, extended=extended, strict=self._offer.strict)
+        self._extended = extended
         return event
 
     def _mail(self, argument: str) -> Event:
@@ -248,6 +340,18 @@ class ServerProtocol:
         if not self._offer.starttls:
             raise ProtocolError(answers.NO_TLS)
         return event
+
+    def _auth(self, argument: str) -> Event:
+        if self._offer.strict and not self._extended:
+            raise ProtocolError(answers.NEED_EHLO)
+        if self.authenticated:
+            raise ProtocolError(answers.AUTH_AGAIN)
+        return read_auth(argument, strict=self._offer.strict)
+
+    def _xclient(self, argument: str) -> Event:
+        if not self.xclient:
+            raise ProtocolError(answers.NO_XCLIENT)
+        return read_xclient(argument)
 
     # Content
 
@@ -310,12 +414,14 @@ class ServerProtocol:
 
 
 _READERS: dict[Verb, Callable[[ServerProtocol, str], Event]] = {
-    Verb.HELO: lambda _, argument: read_hello(argument, extended=False),
-    Verb.EHLO: lambda _, argument: read_hello(argument, extended=True),
+    Verb.HELO: lambda protocol, argument: protocol._hello(argument, extended=False),
+    Verb.EHLO: lambda protocol, argument: protocol._hello(argument, extended=True),
     Verb.MAIL: ServerProtocol._mail,
     Verb.RCPT: ServerProtocol._rcpt,
     Verb.DATA: ServerProtocol._data,
     Verb.STARTTLS: ServerProtocol._starttls,
+    Verb.AUTH: ServerProtocol._auth,
+    Verb.XCLIENT: ServerProtocol._xclient,
     Verb.VRFY: ServerProtocol._vrfy,
     Verb.RSET: lambda _, argument: _alone(argument, Rset()),
     Verb.NOOP: lambda _, __: Noop(),
@@ -329,11 +435,3 @@ def _alone(argument: str, event: Event) -> Event:
     if argument:
         raise ProtocolError(answers.SYNTAX)
     return event
-
-
-def _shown(line: bytes) -> str:
-    """A refused line for people: cut, without controls, and of AUTH only the mechanism."""
-    if line[:5].upper() == b"AUTH ":
-        line = b" ".join(line.split()[:2])
-    text = line[:_SHOWN].decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

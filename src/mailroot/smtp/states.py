@@ -7,7 +7,10 @@
   (RFC 5321 §4.1.4).
 - MAIL may be given without HELO, as the Windows service allowed; only after STARTTLS must EHLO come first,
   because nothing that was said before counts (RFC 3207 §4.2).
-- STARTTLS only outside of a transaction.
+- A strict server wants HELO or EHLO before MAIL (RFC 5321 §4.1.4).
+- STARTTLS, AUTH and XCLIENT only outside of a transaction.
+- After AUTH come challenges and their answers, which are no commands: none is read before the exchange is over
+  (RFC 4954 §4).
 - After a first BDAT only further ones finish the message, or one of the above ends it (RFC 3030 §2).
 - Only server.py changes the state.
 """
@@ -23,12 +26,14 @@ class State(StrEnum):
     """Where a session stands; the words are shown to operators."""
 
     CONNECTED = "connected"  # the banner is owed
+    GREETED = "greeted"  # EHLO must follow
     READY = "ready"  # outside of a transaction
     SENDER = "sender given"
     UNWANTED = "recipients refused"  # all recipients so far
     RECIPIENTS = "recipients given"
     DATA = "data"  # after 354
     CHUNKS = "chunks"  # after a BDAT that was not the last
+    AUTHENTICATING = "logging in"  # after a 334
     SECURING = "starting TLS"
     SECURED = "TLS started"  # EHLO must follow
     CLOSED = "closed"
@@ -48,6 +53,8 @@ class Verb(StrEnum):
     HELP = "HELP"
     VRFY = "VRFY"
     STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    XCLIENT = "XCLIENT"
     QUIT = "QUIT"
 
 
@@ -59,37 +66,39 @@ _UNVALID, _GIVEN, _MIDDLE, _MORE = (
     answers.IN_TRANSACTION,
     answers.BDAT_GOES_ON,
 )
+_GREETED, _SECURING, _LOGIN, _TWICE = State.GREETED, State.SECURING, State.AUTHENTICATING, answers.ALREADY_TLS
 
-_COLUMNS: tuple[tuple[Verb, ...], ...] = (
-    (Verb.HELO, Verb.EHLO),
-    (Verb.MAIL,),
-    (Verb.RCPT,),
-    (Verb.DATA,),
-    (Verb.BDAT,),
-    (Verb.RSET,),
-    (Verb.STARTTLS,),
+_COLUMNS: tuple[Verb, ...] = (
+    Verb.MAIL,
+    Verb.RCPT,
+    Verb.DATA,
+    Verb.BDAT,
+    Verb.RSET,
+    Verb.STARTTLS,
+    Verb.AUTH,
+    Verb.XCLIENT,
 )
 # fmt: off
 _ROWS: dict[State, tuple[State | Reply, ...]] = {
-    #                  HELO    MAIL       RCPT         DATA        BDAT          RSET      STARTTLS
-    State.READY:      (_READY, _SENDER,   _NO_MAIL,    _NO_MAIL,   _NO_MAIL,     _READY,   State.SECURING),
-    State.SECURED:    (_READY, _NO_HELLO, _NO_HELLO,   _NO_HELLO,  _NO_HELLO,    _SECURED, answers.ALREADY_TLS),
-    State.SENDER:     (_READY, _GIVEN,    _RECIPIENTS, _NO_RCPT,   _NO_RCPT,     _READY,   _MIDDLE),
-    State.UNWANTED:   (_READY, _GIVEN,    _RECIPIENTS, _UNVALID,   _UNVALID,     _READY,   _MIDDLE),
-    State.RECIPIENTS: (_READY, _GIVEN,    _RECIPIENTS, State.DATA, State.CHUNKS, _READY,   _MIDDLE),
-    State.CHUNKS:     (_READY, _MORE,     _MORE,       _MORE,      State.CHUNKS, _READY,   _MORE),
+    #                  MAIL       RCPT         DATA        BDAT          RSET      STARTTLS   AUTH       XCLIENT
+    State.GREETED:    (_NO_HELLO, _NO_HELLO,   _NO_HELLO,  _NO_HELLO,    _GREETED, _NO_HELLO, _NO_HELLO, _GREETED),
+    State.READY:      (_SENDER,   _NO_MAIL,    _NO_MAIL,   _NO_MAIL,     _READY,   _SECURING, _LOGIN,    _READY),
+    State.SECURED:    (_NO_HELLO, _NO_HELLO,   _NO_HELLO,  _NO_HELLO,    _SECURED, _TWICE,    _NO_HELLO, _NO_HELLO),
+    State.SENDER:     (_GIVEN,    _RECIPIENTS, _NO_RCPT,   _NO_RCPT,     _READY,   _MIDDLE,   _MIDDLE,   _MIDDLE),
+    State.UNWANTED:   (_GIVEN,    _RECIPIENTS, _UNVALID,   _UNVALID,     _READY,   _MIDDLE,   _MIDDLE,   _MIDDLE),
+    State.RECIPIENTS: (_GIVEN,    _RECIPIENTS, State.DATA, State.CHUNKS, _READY,   _MIDDLE,   _MIDDLE,   _MIDDLE),
+    State.CHUNKS:     (_MORE,     _MORE,       _MORE,      State.CHUNKS, _READY,   _MORE,     _MORE,     _MORE),
 }
 # fmt: on
 
 TABLE: Final[dict[tuple[State, Verb], State | Reply]] = {
-    (state, verb): target
-    for state, row in _ROWS.items()
-    for verbs, target in zip(_COLUMNS, row, strict=True)
-    for verb in verbs
+    (state, verb): target for state, row in _ROWS.items() for verb, target in zip(_COLUMNS, row, strict=True)
 }
 for _state in _ROWS:
     for _verb in (Verb.NOOP, Verb.HELP, Verb.VRFY):
         TABLE[_state, _verb] = _state
+    for _verb in (Verb.HELO, Verb.EHLO):
+        TABLE[_state, _verb] = _READY
     TABLE[_state, Verb.QUIT] = State.CLOSED
 
 AFTER_REFUSAL: Final[dict[tuple[State, Verb], State]] = {(State.SENDER, Verb.RCPT): State.UNWANTED}
