@@ -179,6 +179,22 @@ class LoginUnavailable(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AccountsLoaded(Event):
+    """A changed accounts file was read and is in force; `accounts` is how many there are in it."""
+
+    file: str
+    accounts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsRefused(Event):
+    """A changed accounts file cannot be read or understood; the accounts that were in it before stay in force."""
+
+    level: ClassVar[Level] = "error"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Banned(Event):
     """An address or account failed to log in too often and is banned until `until` (seconds since the epoch)."""
 

@@ -124,6 +124,9 @@ if sys.platform == "win32":
         finally:
             _kernel32.LocalFree(descriptor)
 
+    def _keep_owner(path: Path, like: Path) -> None:
+        """Whoever may replace a file here keeps what `_make_private` gave it."""
+
     def _sync_folder(path: Path) -> None:
         """NTFS journals its folders itself; Windows has no call to sync one."""
 
@@ -176,6 +179,11 @@ else:
 
     def _make_private(path: Path) -> None:
         path.chmod(0o700 if path.is_dir() else 0o600)
+
+    def _keep_owner(path: Path, like: Path) -> None:
+        if os.geteuid() == 0:
+            status = like.stat()
+            os.chown(path, status.st_uid, status.st_gid)
 
     def _sync_folder(path: Path) -> None:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -261,6 +269,15 @@ def make_private(path: Path) -> None:
     the folder inherits. Raises OSError.
     """
     _make_private(path)
+
+
+def keep_owner(path: Path, like: Path) -> None:
+    """Give a file the owner and group of another, where this account may (root): what an administrator writes for
+    a service with an account of its own is the service's. Raises OSError.
+
+    On Windows it does nothing: access goes by the list that `make_private` sets.
+    """
+    _keep_owner(path, like)
 
 
 def sync_folder(path: Path) -> None:
