@@ -25,10 +25,12 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """What a setting means, in one or two sentences for an administrator; `example` is shown in the sample."""
+    """What a setting means, in one or two sentences for an administrator; `example` is shown in the sample.
+    `alternative`: the setting stands in place of the one before it, so the sample has it as words only."""
 
     text: str
     example: str | None = None
+    alternative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def _section(
 
 
 def _lines(setting: Setting, value: Any, mark: str) -> Iterator[str]:
-    if value is REQUIRED or value is None or value in ("", ()):
+    if setting.doc.alternative:
+        yield f"# or: {setting.name} = {example_of(setting)}"
+    elif value is REQUIRED or value is None or value in ("", ()):
         yield f"#{setting.name} = {example_of(setting)}"
     else:
         yield f"{mark}{setting.name} = {written(setting, value)}"
@@ -99,7 +101,7 @@ def meaning(setting: Setting) -> str:
     least, most = setting.least, setting.most
     if least in (None, 0) and most is None:
         return setting.doc.text
-    words = [f"at least {_quantity(setting, least)}"] if least is not None else []
+    words = [f"at least {_quantity(setting, least)}"] if least else []
     words += [f"at most {_quantity(setting, most)}"] if most is not None else []
     return f"{setting.doc.text.rstrip('.')} ({', '.join(words)})."
 

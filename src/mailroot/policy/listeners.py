@@ -63,15 +63,20 @@ class ListenerSettings:
     tls: Annotated[TlsMode, Doc("'starttls', 'implicit' (TLS from the first octet, as on port 465) or 'off'.")] = (
         TlsMode.STARTTLS
     )
-    min_tls: Annotated[TlsVersion | None, Doc("The oldest TLS taken. Not set: 1.2, and 1.0 for 'old devices'.")] = (
-        None
-    )
+    min_tls: Annotated[
+        TlsVersion | None,
+        Doc(
+            "The oldest TLS taken: '1.0', '1.1', '1.2' or '1.3'. Not set: 1.2, and 1.0 for 'old devices'.",
+            example="1.3",
+        ),
+    ] = None
     require_tls: Annotated[
         RequireTls | None,
         Doc(
             "What wants TLS: 'no': nothing; 'passwords': logins that give a password or token away, except from "
             "this computer itself; 'login': every login; 'mail': mail too. Not set: 'passwords'; 'login' for "
-            "'strict'; 'no' for 'old devices'."
+            "'strict'; 'no' for 'old devices'.",
+            example="mail",
         ),
     ] = None
     require_login: Annotated[

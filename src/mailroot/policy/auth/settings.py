@@ -51,9 +51,10 @@ class LdapSettings:
             example="uid={user},ou=people,dc=example,dc=com",
         ),
     ]
-    ca: Annotated[Path | None, Doc("PEM file with the CA of the directory's certificate, if not a public one.")] = (
-        None
-    )
+    ca: Annotated[
+        Path | None,
+        Doc("PEM file with the CA of the directory's certificate, if not a public one.", example="authorities.pem"),
+    ] = None
     group: Annotated[
         str, Doc("DN of a group an account must be a member of. Empty: any account.", example="cn=smtp,dc=example")
     ] = ""
@@ -79,9 +80,12 @@ class OAuthSettings:
     introspection: Annotated[
         str, Doc("Ask this endpoint about each token instead.", example="https://login.example.com/introspect")
     ] = ""
-    client_id: Annotated[str, Doc("Who we are to the introspection endpoint.")] = ""
+    client_id: Annotated[str, Doc("Who we are to the introspection endpoint.", example="mailroot")] = ""
     client_secret: Annotated[SecretText, Doc("Our secret there.", example='{ file = "introspection.secret" }')] = ""
-    ca: Annotated[Path | None, Doc("PEM file with the CA of these endpoints, if not a public one.")] = None
+    ca: Annotated[
+        Path | None,
+        Doc("PEM file with the CA of these endpoints, if not a public one.", example="authorities.pem"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,20 @@ class ClientCertificate:
     file: Annotated[
         Path | None, Doc("PEM file of the certificate itself; it may be self-signed.", example="printer7.pem")
     ] = None
-    fingerprint: Annotated[str, Doc("Its SHA-256 fingerprint, if `client_ca` signed it.", example="AB:CD:…")] = ""
+    fingerprint: Annotated[
+        str,
+        Doc(
+            "Its SHA-256 fingerprint, if `client_ca` signed it: 64 hexadecimal digits, with or without colons.",
+            example="3F:9C:…",
+            alternative=True,
+        ),
+    ] = ""
     name: Annotated[
         str,
         Doc(
-            "A name in it (DNS name or address of its subjectAltName, else common name), if `client_ca` signed it."
+            "A name in it (DNS name or address of its subjectAltName, else common name), if `client_ca` signed it.",
+            example="printer7.example.com",
+            alternative=True,
         ),
     ] = ""
 
