@@ -25,9 +25,14 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """The client is asked for more: the octets of a 334, before base64."""
+    """The client is asked for more: the octets of a 334, before base64.
+
+    `denied`: the login has failed already, and this challenge only tells the client why (RFC 7628 §3.2.2). Whatever
+    the client answers, the exchange ends with this same verdict. A client that cancels or goes away instead has
+    failed no less."""
 
     octets: bytes
+    denied: "Denied | None" = None
 
 
 @dataclass(frozen=True, slots=True)
