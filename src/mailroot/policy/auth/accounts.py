@@ -1,7 +1,7 @@
 """The accounts file: who may log in, and what is kept of their passwords.
 
 One JSON file, for this account of the computer alone, replaced as a whole; `mailroot user` keeps it, and a running
-server sees a change at its next login. `account_file` reads and writes its format; here is what a server asks of it.
+server sees a change at its next login. `account_file` reads and writes its format; this is what a server asks it.
 """
 
 import secrets
