@@ -234,8 +234,11 @@ class ServerProtocol:
         """What the client did next, or None: that is not known before more octets come."""
         if self._owed:
             raise RuntimeError("the last event has not been answered")
-        if self.state is State.CLOSED or self.state is State.SECURING:
+        state = self.state
+        if state is State.CLOSED or state is State.SECURING:
             return None
+        if state is State.AUTHENTICATING:
+            return self._next_response()
         if self._framing is None:
             event = self._next_command()
             if event is not None or self._framing is None:
@@ -244,20 +247,25 @@ class ServerProtocol:
 
     def _next_command(self) -> Event | None:
         line = b""
-        login = self.state is State.AUTHENTICATING
         try:
-            found = self._lines.line(login=login)
+            found = self._lines.line()
             if found is None:
                 return None
             line = found
-            event = self._read_response(line) if login else self._read_command(line)
+            event = self._read_command(line)
         except ProtocolError as error:
-            state = State.CLOSED if error.fatal else State.READY if login else self.state
-            event = self._emit(Mistake("AUTH" if login else self._show(line), error.reply), state, state)
+            state = State.CLOSED if error.fatal else self.state
+            event = self._emit(Mistake(self._show(line), error.reply), state, state)
         return event
 
-    def _read_response(self, line: bytes) -> Event:
-        event = read_auth_response(line, strict=self._offer.strict)
+    def _next_response(self) -> Event | None:
+        try:
+            line = self._lines.line(login=True)
+            if line is None:
+                return None
+            event = read_auth_response(line, strict=self._offer.strict)
+        except ProtocolError as error:
+            return self._emit(Mistake("AUTH", error.reply), State.READY, State.READY)
         then = State.AUTHENTICATING if isinstance(event, AuthResponse) else State.READY
         return self._emit(event, then, State.READY)
 
@@ -277,21 +285,16 @@ class ServerProtocol:
         verb = _VERBS.get(word)
         if verb is None:
             raise ProtocolError(answers.NOT_IMPLEMENTED if word == _NOT_IMPLEMENTED else answers.UNRECOGNIZED)
-        self._login_near = verb is Verb.AUTH
-        state = self.state
-        target = TABLE[state, verb]
-        if verb is Verb.BDAT:
+        if self._login_near:
+            self._login_near = False
+        target, otherwise, read = _STEPS[self.state, verb]
+        if read is None:
             return self._read_bdat(argument, target)
         if isinstance(target, Reply):
             raise ProtocolError(target)
-        if argument[:1] == " ":
-            if self._offer.strict:
-                raise ProtocolError(answers.SYNTAX)
-            argument = argument.lstrip(" ")
-        if verb is Verb.AUTH and len(whole) != len(line) and self._offer.strict:
-            raise ProtocolError(answers.AUTH_SYNTAX)
-        event = _READERS[verb](self, argument)
-        return self._emit(event, target, AFTER_REFUSAL.get((state, verb), state))
+        if self._offer.strict and (argument.startswith(" ") or (verb is Verb.AUTH and len(whole) != len(line))):
+            raise ProtocolError(answers.SYNTAX)
+        return self._emit(read(self, argument.lstrip(" ")), target, otherwise)
 
     def _emit(self, event: Event, then: State, otherwise: State) -> Event:
         self._owed = True
@@ -302,12 +305,11 @@ class ServerProtocol:
     def _show(self, line: bytes) -> str:
         """A refused line for people."""
         word = line.partition(b" ")[0].rstrip(b"\t").upper().decode("latin-1")
-        if word in _VERBS or word == _NOT_IMPLEMENTED:
-            return shown.command(line)
-        if self._login_near:
-            return shown.HIDDEN
-        self._login_near = shown.is_login(line)
-        return shown.unknown(line)
+        if shown.is_login(line):
+            self._login_near = True
+        elif word not in _VERBS and word != _NOT_IMPLEMENTED:
+            return shown.HIDDEN if self._login_near else shown.first_word(line)
+        return shown.command(line)
 
     def _hello(self, argument: str, *, extended: bool) -> Event:
         event = read_hello(argument, extended=extended, strict=self._offer.strict)
@@ -342,6 +344,7 @@ class ServerProtocol:
         return event
 
     def _auth(self, argument: str) -> Event:
+        self._login_near = True
         if self._offer.strict and not self._extended:
             raise ProtocolError(answers.NEED_EHLO)
         if self.authenticated:
@@ -427,6 +430,13 @@ _READERS: dict[Verb, Callable[[ServerProtocol, str], Event]] = {
     Verb.NOOP: lambda _, __: Noop(),
     Verb.HELP: lambda _, __: Help(),
     Verb.QUIT: lambda _, argument: _alone(argument, Quit()),
+}
+
+# All about a command in one look: where it leads, where its refusal leads, and what reads it. BDAT, which is read
+# with the octets behind it, has no reader here.
+_STEPS = {
+    (state, verb): (target, AFTER_REFUSAL.get((state, verb), state), _READERS.get(verb))
+    for (state, verb), target in TABLE.items()
 }
 
 

@@ -40,9 +40,7 @@ def command(line: bytes) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def unknown(line: bytes) -> str:
-    """A line that is no command of ours: its first word."""
-    if is_login(line):
-        return command(line)
+def first_word(line: bytes) -> str:
+    """A line that is no command of ours."""
     word = _FIRST_WORD.match(line)
     return command(line[:1]) if word is None else word[0].decode()
