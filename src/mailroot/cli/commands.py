@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from mailroot.cli import config, queue, server, session
+from mailroot.cli import config, queue, server, session, user
 from mailroot.cli.client import ConfigOption, Service, on_service
 from mailroot.cli.tables import say, say_json
 
 app = typer.Typer(
     name="mailroot",
     help="Mailroot: an SMTP relay for programs that only speak plain SMTP.\n\n"
-    "`mailroot run` is the server; all other commands talk to a server that is running on this machine.",
+    "`mailroot run` is the server; config and user work on its files; all other commands talk to a server that is "
+    "running on this machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,6 +25,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(server.app, name="server")
 app.add_typer(session.app, name="session")
 app.add_typer(queue.app, name="queue")
+app.add_typer(user.app, name="user")
 
 
 @app.command()

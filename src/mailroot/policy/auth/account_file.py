@@ -154,7 +154,10 @@ def changing_accounts(path: Path, *, owner_like: Path | None = None) -> Iterator
         accounts = read_accounts(path) if existed else Accounts()
         yield accounts
         try:
-            _replace(path, accounts, path if existed else owner_like)
+            owner = path if existed else owner_like
+            if owner is not None:
+                keep_owner(lock.path, owner)
+            _replace(path, accounts, owner)
         except OSError as error:
             raise AccountsError.of(path, error, "cannot be written") from None
     finally:
