@@ -121,6 +121,10 @@ class ListenerRules:
             settings.proxy_protocol,
         )
 
+    def offers(self, kind: LoginKind) -> bool:
+        """Whether this kind of login is for the listener."""
+        return self.logins is None or kind in self.logins
+
     @property
     def strict(self) -> bool:
         """Whether only what the standards say is taken."""
