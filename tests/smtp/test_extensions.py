@@ -134,6 +134,34 @@ def test_starttls_is_offered_only_where_it_works() -> None:
     assert "STARTTLS" not in ServerOffer("example.com", starttls=True).lines(secured=True)
 
 
+def test_auth_is_offered_with_its_mechanisms_and_to_nobody_without() -> None:
+    offer = ServerOffer("example.com", starttls=True)
+    lines = offer.lines(secured=False, mechanisms=("LOGIN", "PLAIN"))
+    assert lines[-3:] == ("STARTTLS", "AUTH LOGIN PLAIN", "HELP")
+    assert not any(line.startswith("AUTH") for line in offer.lines(secured=False))
+
+
+def test_xclient_is_offered_to_those_who_may() -> None:
+    offer = ServerOffer("example.com")
+    xclient = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"
+    assert xclient in offer.lines(secured=True, xclient=True)
+    assert not any(line.startswith("XCLIENT") for line in offer.lines(secured=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "auth"),
+    [
+        ("AUTH=<>", "<>"),
+        ("auth=+3C+3E", "<>"),
+        ("AUTH=e+3Dmc2@example.com", "e=mc2@example.com"),
+        ("AUTH=+22a+20b+22@example.com", '"a b"@example.com'),
+        ("AUTH=a@[192.0.2.1]", "a@[192.0.2.1]"),
+    ],
+)
+def test_the_submitter(text: str, auth: str) -> None:
+    assert read_mail_parameters(text).auth == auth
+
+
 def test_size_is_bare_without_a_limit() -> None:
     assert ServerOffer("example.com").lines(secured=False)[0] == "SIZE"
     assert ServerOffer("example.com", 2097152).lines(secured=False)[0] == "SIZE 2097152"

@@ -20,7 +20,8 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_.])?")
 
 
 def read_attributes(argument: str) -> dict[str, str]:
-    """The attributes by their names in capitals, decoded and checked; an IPv6 address without its prefix.
+    """The attributes by their names in capitals, decoded and checked; an IPv6 address without its
+    prefix, and an IPv4 address as what it is.
 
     Raises ProtocolError: 501.
     """
@@ -71,4 +72,5 @@ def _read_address(value: str) -> str:
     if "%" in value:
         # A zone says something about the proxy's interfaces, and nothing about the client.
         raise ValueError("a zone")
-    return str(IPv6Address(value[5:]))
+    address = IPv6Address(value[5:])
+    return str(address.ipv4_mapped or address)
