@@ -1,6 +1,6 @@
 """SCRAM-SHA-256 (RFC 5802, RFC 7677): the example of the RFC, both sides against each other, and who lies."""
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from mailroot.smtp.sasl.scram import Scram, ScramPlus, ScramServer, Verifier
 
 pytestmark = pytest.mark.quick
 
-SALT = bytes.fromhex("5b6d99689d123598eca04b141236fa81")
+SALT = b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
 PENCIL = Verifier.of("pencil", SALT, 4096)
 UNIQUE = ("tls-unique", b"\x01finished")
 END_POINT = ("tls-server-end-point", bytes(range(32)))
