@@ -131,13 +131,13 @@ class Relay:
             process.kill()
             process.wait(30)
 
-    def command(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run `mailroot ARGUMENTS --config …` against it."""
+    def command(self, *arguments: str, seconds: float = 60, input: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `mailroot ARGUMENTS --config …` against it, with `input` on its standard input."""
         return subprocess.run(
             [sys.executable, "-c", _MAIN, *arguments, "--config", str(self.config)],
             cwd=self.folder,
             env=clean_environment() | {"PYTHONIOENCODING": "utf-8"},
-            stdin=subprocess.DEVNULL,
+            input=input,
             capture_output=True,
             encoding="utf-8",
             timeout=seconds,
