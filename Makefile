@@ -16,7 +16,7 @@ help:  ## what there is to say
 run: $(VENV)/.run  ## install into .venv and start Mailroot in the foreground, with its embedded defaults
 	@exec $(BIN)/mailroot run
 
-test: environment debian-packages  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
+test: environment debian-packages $(VENV)/.kerberos  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
 	$(BIN)/python -m pytest $(TESTS)
 
 check: environment  ## the gate: format, lint, types, import contracts, dead code, tests
@@ -56,6 +56,11 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --upgrade 'pip>=25.1,<27'
 	@$(PIP) install --editable . --group test --group check
 	@touch $@ $(VENV)/.run
+
+# The extra 'kerberos' is compiled. Where that cannot be done, the tests of Kerberos say so.
+$(VENV)/.kerberos: pyproject.toml | $(VENV)/.test debian-packages
+	@$(PIP) install --editable '.[kerberos]' || { echo "make: the extra 'kerberos' cannot be installed here" >&2; [ -z "$$CI" ]; }
+	@touch $@
 
 # Microsoft's .NET for one of the clients in tests/peers. Where it cannot be had, that client's tests say so.
 $(VENV)/.peers: pyproject.toml | $(VENV)/.test
