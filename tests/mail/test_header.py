@@ -1,12 +1,10 @@
 """Finding the end of a header and the fields we look at, in anything whatever."""
 
-from email.utils import getaddresses
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailroot.mail.header import Head, decode_words, field_values, fields, mailboxes, printable, scan
+from mailroot.mail.header import Head, decode_words, field_values, fields, printable, scan
 
 pytestmark = pytest.mark.quick
 
@@ -126,47 +124,6 @@ def test_field_values_are_unfolded() -> None:
     assert fields(b"no field\r\nA: 1\r\n") == []
 
 
-@pytest.mark.parametrize(
-    ("value", "addresses"),
-    [
-        (b"", []),
-        (b"a@b", ["a@b"]),
-        (b"a@b, c@d;, ", ["a@b", "c@d"]),
-        (b'"Foo, Bar" <a@b>', ["a@b"]),
-        (b'Team: a@b, "x y"@c (comment (nested, \\) ) "), e@f;, g@h', ["a@b", '"x y"@c', "e@f", "g@h"]),
-        (b"undisclosed-recipients:;", []),
-        (b"<@a,@b:u@c>", ["u@c"]),
-        (b"Bob <a@[IPv6:2001::1]>", ["a@[IPv6:2001::1]"]),
-        (b"john . doe @ example . com", ["john.doe@example.com"]),
-        (b"Bob bob@x", ["bob@x"]),
-        (b"local", ["local"]),
-        (b"Bob <local>, x", ["local", "x"]),
-        (b"=?utf-8?q?a,_b?= <x@y>, (c) z@w", ["x@y", "z@w"]),
-        ("Jürgen <jürgen@bücher.example>".encode(), ["jürgen@bücher.example"]),
-        (b"a@b <c@d>", ["c@d"]),
-        (b"Bob <>", ["<>"]),
-        (b"John Doe", ["John Doe"]),
-        (b"<a@b, c@d", ["a@b", "c@d"]),
-        (b'"never closed, a@b', ['"never closed, a@b']),
-        (b"(never closed, a@b", []),
-        (b"a@b\r\n\t, c@d", ["a@b", "c@d"]),
-    ],
-)
-def test_address_lists(value: bytes, addresses: list[str]) -> None:
-    assert mailboxes(value) == addresses
-
-
-_ATOM = st.text("abcXYZ0129-_+!#", min_size=1, max_size=8)
-_SIMPLE = st.builds(lambda local, domain: f"{local}@{domain}.example", _ATOM, st.text("abc09", min_size=1))
-_NAMED = st.builds(lambda name, address: f'"{name}" <{address}>', st.text("abc, ;:<@", max_size=9), _SIMPLE)
-
-
-@given(st.lists(_SIMPLE | _NAMED, min_size=1, max_size=6))
-def test_address_lists_as_the_standard_library_reads_them(entries: list[str]) -> None:
-    text = ", ".join(entries)
-    assert mailboxes(text.encode()) == [address for _, address in getaddresses([text])]
-
-
 _LINE = [b"Received: x", b"Subject: =?utf-8?q?=C3?=", b"Message-ID:", b" <a@b>", b"\tfold", b"", b"no field"]
 _ODD_LINE = [b"\r", b"Date : \n", b"From:\xff", b"\x00: x", b": x", b"Subject"]
 _LINES = st.lists(st.sampled_from(_LINE + _ODD_LINE) | st.binary(max_size=12))
@@ -196,5 +153,4 @@ def test_any_octets_are_read_and_more_of_them_change_nothing(octets: bytes, more
 @given(_OCTETS)
 def test_no_octets_break_the_smaller_parsers(octets: bytes) -> None:
     assert len(decode_words(octets, 50)) <= 50
-    assert all(isinstance(address, str) for address in mailboxes(octets))
     assert printable(octets.decode("latin-1")).isprintable()

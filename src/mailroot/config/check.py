@@ -18,7 +18,7 @@ from mailroot.deliver.bounce import ReportSettings
 from mailroot.deliver.route import SmartHost
 from mailroot.deliver.security import OutboundSecurity, TlsPolicy, tls_context
 from mailroot.mail.address import domain_key
-from mailroot.mail.header import mailboxes
+from mailroot.mail.mailboxes import mailboxes
 from mailroot.net.dns import Resolver
 from mailroot.net.listener import Endpoint, parse_listen
 from mailroot.net.tls import CertificateError, server_context

@@ -14,7 +14,8 @@ from typing import Annotated, assert_never
 from mailroot.clock import Clock
 from mailroot.mail.address import Address, domain_key
 from mailroot.mail.envelope import Body, Door, Envelope, Notify, Origin, Recipient, Return
-from mailroot.mail.header import mailboxes, scan
+from mailroot.mail.header import scan
+from mailroot.mail.mailboxes import mailboxes
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 from mailroot.mail.reply import Reply
 from mailroot.mail.report import DeliveryReport, Kind, Told, compose

@@ -171,7 +171,7 @@ def decode_words(value: bytes, limit: int) -> str:
     # One character never needs more than a dozen octets, so a longer value than this cannot show anyway.
     value = value[: limit * 16]
     if b"=?" not in value:
-        return printable(_raw(value)).strip()[:limit]
+        return printable(decode(value)).strip()[:limit]
     text: list[str] = []
     done = 0
     # A multi-octet character may be cut between two words (RFC 2047 §5 forbids it, programs do it): octets of
@@ -184,7 +184,7 @@ def decode_words(value: bytes, limit: int) -> str:
             try:
                 text.append(collected.decode(charset))
             except UnicodeError:
-                text.append(_raw(verbatim))
+                text.append(decode(verbatim))
         collected = b""
 
     for word in _ENCODED_WORD.finditer(value):
@@ -195,17 +195,17 @@ def decode_words(value: bytes, limit: int) -> str:
         if not (neighbours and known == charset and decoded is not None):
             flush()
             # RFC 2047 §6.2: white space between two encoded words is not shown.
-            text.append("" if neighbours and decoded is not None else _raw(between))
+            text.append("" if neighbours and decoded is not None else decode(between))
             verbatim = b""
         else:
             verbatim += between
         if known and decoded is not None:
             charset, collected, verbatim = known, collected + decoded, verbatim + word.group()
         else:
-            text.append(_raw(word.group()))
+            text.append(decode(word.group()))
         done = word.end()
     flush()
-    text.append(_raw(value[done:]))
+    text.append(decode(value[done:]))
     return printable("".join(text)).strip()[:limit]
 
 
@@ -220,7 +220,8 @@ def _word_octets(encoding: bytes, content: bytes) -> bytes | None:
         return None
 
 
-def _raw(octets: bytes) -> str:
+def decode(octets: bytes) -> str:
+    """Raw octets of a header as text: UTF-8, or else windows-1252."""
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError:
@@ -233,105 +234,3 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-# Address lists (RFC 5322 §3.4)
-
-_PIECE = re.compile(
-    r'(?P<quoted>"(?:[^"\\]|\\.)*+"?)'
-    r"|(?P<space>\s++)"
-    r"|(?P<word>=\?[^?\s]++\?[bBqQ]\?[^?\s]*+\?=)"
-    r"|(?P<literal>\[[^\[\]\s]*+\])"
-    r"|(?P<special>[<>,;:@()\[\].])"
-    r'|(?P<atom>[^\s"<>,;:@()\[\].]++)',
-    re.DOTALL,
-)
-
-
-_PARENTHESIS = re.compile(r"\\.|[()]", re.DOTALL)
-
-
-def mailboxes(value: bytes) -> list[str]:
-    """The addresses in the value of a field such as To: "local@domain", or "local" where there is no domain.
-
-    Groups, comments, display names, routes, quoted local parts and empty places in the list are understood. What
-    is no address is not dropped but comes back as text that no address parser takes: the caller can name it.
-    """
-    found: list[str] = []
-    plain: list[str] = []
-    angle: list[str] | None = None
-    closed = False
-
-    def finish() -> None:
-        nonlocal plain, angle, closed
-        address = _joined(plain if angle is None else angle)
-        # "undisclosed-recipients:;" and a trailing comma leave nothing; "Bob <>" leaves what is no address.
-        if address or angle is not None:
-            found.append(address or "<>")
-        plain, angle, closed = [], None, False
-
-    for piece in _pieces(value.decode("utf-8", "replace")):
-        if angle is not None and not closed:
-            in_route = angle[:1] == ["@"]
-            if piece == ">":
-                closed = True
-            elif piece == ":" and in_route:
-                angle = []  # RFC 5321 §4.1.2: the route of <@a,@b:user@c> is ignored
-            elif piece == ";" or (piece == "," and not in_route):
-                finish()  # the bracket was never closed
-            elif angle or piece != " ":
-                angle.append(piece)
-        elif piece in {",", ";"}:
-            finish()
-        elif piece == "<":
-            if angle is not None:
-                finish()
-            angle = []
-        elif piece == ":":
-            plain = []  # the name of a group
-        elif angle is None:
-            plain.append(piece)
-    finish()
-    return found
-
-
-def _pieces(text: str) -> list[str]:
-    """Words, quoted strings, literals and specials; each white space or comment is one " "."""
-    pieces: list[str] = []
-    at = 0
-    while match := _PIECE.match(text, at):
-        at = match.end()
-        if match.group() == "(":
-            at = _comment_end(text, match.start())
-            pieces.append(" ")
-        else:
-            pieces.append(" " if match["space"] else match.group())
-    return pieces
-
-
-def _comment_end(text: str, start: int) -> int:
-    """Where the comment that opens at `start` is over; comments nest, and a backslash quotes."""
-    depth = 0
-    for match in _PARENTHESIS.finditer(text, start):
-        depth += {"(": 1, ")": -1}.get(match.group(), 0)
-        if not depth:
-            return match.end()
-    return len(text)
-
-
-def _joined(pieces: list[str]) -> str:
-    """Pieces as one address: white space beside "@" and "." goes (RFC 5322 §4.4); of several words without
-    brackets ("Bob bob@example.com") the one with an "@" is meant."""
-    words: list[list[str]] = []
-    spaced = True
-    for piece in pieces:
-        if piece == " ":
-            spaced = True
-            continue
-        if words and (not spaced or piece in {"@", "."} or words[-1][-1] in {"@", "."}):
-            words[-1].append(piece)
-        else:
-            words.append([piece])
-        spaced = False
-    with_at = [word for word in words if "@" in word]
-    return "".join(with_at[0]) if len(with_at) == 1 else " ".join(map("".join, words))

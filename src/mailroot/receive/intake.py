@@ -3,23 +3,32 @@
 Looks at the header while the octets go by, refuses what is in a loop, puts Received, Date and Message-ID in front
 (RFC 5321 §4.4, RFC 6409 §8), commits, and says so. The octets that came are never changed: what is added is a
 prefix.
+
+But where a client may use certain senders only, the header is held back until its end and checked first, and a
+wrong sender is refused or rewritten (see `receive.senders`). Such a header always ends with an empty line: without
+one, where a line that is no field ended it, a forgiving program would read on and find another From behind it.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from secrets import token_hex
 
 from mailroot.clock import Clock
-from mailroot.events import Bus, MessageAccepted
+from mailroot.events import Bus, MessageAccepted, SenderRewritten
 from mailroot.mail.address import Address
 from mailroot.mail.date import format_date
 from mailroot.mail.envelope import Envelope, Origin
 from mailroot.mail.header import Head, scan
 from mailroot.mail.reply import Reply
 from mailroot.policy.limits import MessageSettings
+from mailroot.policy.permissions import Rewrite, SenderRule
 from mailroot.policy.visit import Refuse
 from mailroot.queue.base import Draft, Message, MessageId, Queue, format_id
+from mailroot.receive.senders import Rewritten, check
 
 _HEADER_TOO_LARGE = Reply(552, "5.3.4", "Header size exceeds fixed maximum header size")
+# But "From :" is a field, with the white space that RFC 5322 §4.5 allows there.
+_MAILBOX_LINE = re.compile(rb">?From [ \t]*+[^ \t:]")
 _TOO_MANY_HOPS = Reply(550, "5.4.6", "Hop count exceeded: the message is in a loop")
 
 
@@ -47,9 +56,10 @@ class Intake:
         self._fqdn = fqdn
         self.messages = messages
 
-    def open(self) -> "Incoming":
-        """Begin a message; end it with `commit` or `abandon`."""
-        return Incoming(self, self._queue.draft())
+    def open(self, senders: SenderRule | None = None) -> "Incoming":
+        """Begin a message; end it with `commit` or `abandon`. `senders` None: it may be from anybody."""
+        draft = self._queue.draft()
+        return Incoming(self, draft) if senders is None else _Checked(self, draft, senders)
 
 
 class Incoming:
@@ -157,7 +167,7 @@ class Incoming:
 
     def _scan(self, octets: bytes, *, complete: bool) -> Head | None:
         """`scan`, seeing past a "From " line that a program took over from a mailbox file."""
-        if octets.startswith((b"From ", b">From ")):
+        if _MAILBOX_LINE.match(octets):
             end = octets.find(b"\r\n") + 2
             if end < 2 and not complete:
                 return None
@@ -169,6 +179,80 @@ class Incoming:
                 self._mailbox_line = True
                 return head
         return scan(octets, complete=complete)
+
+
+class _Checked(Incoming):
+    """A message from a client that may use certain senders only."""
+
+    __slots__ = ("_held", "_original", "_refused", "_rule")
+
+    def __init__(self, intake: Intake, draft: Draft, rule: SenderRule) -> None:
+        super().__init__(intake, draft)
+        self._rule = rule
+        # What has come so far; None when the header has gone on, or the message will be refused.
+        self._held: bytearray | None = bytearray()
+        self._original = ""
+        self._refused: Refuse | None = None
+
+    async def write(self, octets: bytes) -> None:
+        if self._held is None:
+            if self._refused is None:
+                await super().write(octets)
+            return
+        self._held += octets
+        self._look(octets)
+        if self._too_large:
+            self._held, self._refused = None, Refuse("max_header_size", _HEADER_TOO_LARGE)
+        elif self._head is not None:
+            await self._go_on(self._head)
+
+    async def commit(self, envelope: Envelope, origin: Origin, received: str, session: str) -> Accepted | Refuse:
+        rule = self._rule
+        if self._held is not None:
+            self._head = self._scan(bytes(self._held), complete=True)
+            if self._head is not None:
+                await self._go_on(self._head)
+        original, decision = self._original, None
+        if envelope.sender is not None:
+            decision = rule.decide(envelope.sender)
+            if isinstance(decision, Rewrite):
+                original = original or str(envelope.sender)
+                envelope = replace(envelope, sender=decision.sender)
+        refused = self._refused or (decision if isinstance(decision, Refuse) else None)
+        if refused is not None:
+            await self.abandon()
+            return refused
+        result = await super().commit(envelope, origin, received, session)
+        if original and isinstance(result, Accepted):
+            intake = self._intake
+            intake._bus.publish(
+                SenderRewritten(
+                    intake._server, format_id(result.id), session, original, str(rule.rewrite_to), rule.rule
+                )
+            )
+        return result
+
+    async def _go_on(self, head: Head) -> None:
+        """The header is complete: check it, and let it and what is behind it go on."""
+        octets, self._held = bytes(self._held or b""), None
+        start = octets.find(b"\r\n") + 2 if self._mailbox_line else 0
+        end = start + head.end - (2 if head.separated else 0)
+        header, rest = octets[start:end], octets[end:]
+        if header and not header.endswith(b"\r\n"):
+            header += b"\r\n"
+        match check(header, self._rule):
+            case Refuse() as refused:
+                self._refused = refused
+                return
+            case Rewritten(new, original):
+                header, self._original = new, original
+            case None:
+                header = octets[start:end]
+        if header and rest and not head.separated:
+            header += b"\r\n"
+        octets = octets[:start] + header + rest
+        self._size += len(octets)
+        await self._draft.write(octets)
 
 
 def _for(address: Address) -> Address:

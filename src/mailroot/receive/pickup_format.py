@@ -26,7 +26,8 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 
 from mailroot.mail.address import Address
-from mailroot.mail.header import fields, mailboxes, printable
+from mailroot.mail.header import fields, printable
+from mailroot.mail.mailboxes import mailboxes
 from mailroot.smtp.grammar import parse_mailbox
 from mailroot.smtp.stuffing import paired
 
