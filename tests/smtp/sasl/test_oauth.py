@@ -31,9 +31,7 @@ TOKENS = st.from_regex(r"[A-Za-z0-9\-._~+/]{1,200}={0,2}", fullmatch=True)
 
 def test_xoauth2_as_google_prints_it() -> None:
     octets = b"user=someuser@example.com\x01auth=Bearer ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg\x01\x01"
-    assert read_xoauth2(octets) == Bearer(
-        "someuser@example.com", "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg"
-    )
+    assert read_xoauth2(octets) == Bearer("someuser@example.com", "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg")
     assert write_xoauth2("someuser@example.com", "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29tCg") == octets
 
 
@@ -125,7 +123,11 @@ def test_what_is_not_oauthbearer(octets: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_octets_are_read_or_refused(octets: bytes) -> None:
     for read in (read_xoauth2, read_oauthbearer):
-        for candidate in (octets, b"n,a=" + octets + b",\x01auth=Bearer t\x01\x01", b"user=" + octets + b"\x01\x01"):
+        for candidate in (
+            octets,
+            b"n,a=" + octets + b",\x01auth=Bearer t\x01\x01",
+            b"user=" + octets + b"\x01\x01",
+        ):
             try:
                 assert read(candidate).token is not None
             except SaslError as error:
