@@ -162,11 +162,10 @@ class NtlmServer:
         return NtlmSession(session_key, claim.flags)
 
     def _check_mic(self, message: bytes, session_key: bytes) -> None:
-        # It stands behind the version (MS-NLMP 2.2.1.3) and covers all three messages, its own place zeroed.
-        if len(message) < 88:
-            raise SaslError("an NTLM message without the MIC it promises")
-        expected = _hmac(session_key, self._messages + message[:72] + bytes(16) + message[88:])
-        if not hmac.compare_digest(expected, message[72:88]):
+        at = _mic_place(message)
+        # It covers all three messages, its own place zeroed (MS-NLMP 3.1.5.1.2).
+        expected = _hmac(session_key, self._messages + message[:at] + bytes(16) + message[at + 16 :])
+        if not hmac.compare_digest(expected, message[at : at + 16]):
             raise BindingMismatch("the NTLM messages were changed on their way")
 
 
@@ -292,6 +291,15 @@ def _field(message: bytes, at: int) -> bytes:
     if length and offset + length > len(message):
         raise SaslError("an NTLM message that ends too early")
     return message[offset : offset + length] if length else b""
+
+
+def _mic_place(message: bytes) -> int:
+    """Behind the version (MS-NLMP 2.2.1.3), or in its place: some clients leave the version out."""
+    fields = [struct.unpack_from("<HHI", message, at) for at in (12, 20, 28, 36, 44, 52)]
+    payload = min(offset for length, _, offset in fields if length)
+    if payload < 80:
+        raise SaslError("an NTLM message without the MIC it promises")
+    return 72 if payload >= 88 else 64
 
 
 def _text(octets: bytes) -> str:
