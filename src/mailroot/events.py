@@ -264,6 +264,15 @@ class DiskRecovered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DiskUnknown(Event):
+    """How much disk space is free cannot be learned; mail is taken while it can be stored."""
+
+    level: ClassVar[Level] = "warning"
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateLoaded(Event):
     """A certificate is in use from now on; `ends` is its end in seconds since the epoch."""
 

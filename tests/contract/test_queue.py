@@ -12,9 +12,11 @@ from mailroot.mail.address import Address
 from mailroot.mail.envelope import Body, Door, Envelope, Notify, Origin, Recipient, Return
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 from mailroot.mail.reply import Reply
+from mailroot.queue import reader
 from mailroot.queue.base import (
     CHUNK,
     SMALL,
+    Arrivals,
     Attempt,
     Claim,
     Content,
@@ -404,6 +406,41 @@ async def test_newly_stored_is_queued_not_leased(queue: Queue, clock: ManualCloc
     [found] = await queue.find(Search(), 5)
     assert found == await queue.record(stored)
     assert (found.leased, found.attempts, found.state) == (False, 0, State.QUEUED)
+
+
+async def test_arrivals_by_client_login_and_quarter_of_an_hour(
+    queue: Queue, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SLICE", 2)
+    start = clock.now()
+    assert start % 900 == 0
+
+    async def arrive(*recipients: str, **origin: object) -> None:
+        fresh = message(clock, *recipients)
+        await put(queue, replace(fresh, origin=replace(fresh.origin, **origin)))
+
+    await arrive()  # too old
+    clock.turn(900)
+    await arrive(user="other")
+    await arrive("a@example.org", "b@example.org")
+    clock.turn(800)
+    await arrive("c@example.org")
+    await arrive(client="2001:db8::1", user='"quoted" Jürgen')
+    await arrive(door=Door.PICKUP, client="")
+    await arrive(door=Door.REPORT, client="")
+    clock.turn(100)
+    await arrive()
+    [*claims] = await queue.claim(10)
+    for claim in claims:
+        await queue.settle(claim, Settlement(((0, delivered()),), 0.0))
+
+    assert await queue.arrivals(start + 900) == [
+        Arrivals("192.0.2.7", "robot", start + 1800, 1, 1),
+        Arrivals("2001:db8::1", '"quoted" Jürgen', start + 900, 1, 1),
+        Arrivals("192.0.2.7", "robot", start + 900, 2, 3),
+        Arrivals("192.0.2.7", "other", start + 900, 1, 1),
+    ]
+    assert await queue.arrivals(clock.now() + 1) == []
 
 
 async def test_counts(queue: Queue, clock: ManualClock) -> None:

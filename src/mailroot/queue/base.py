@@ -229,6 +229,25 @@ class Counts:
     oldest: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How many messages, with how many recipients, one client and login handed in by SMTP within the quarter of an
+    hour that begins at `arrived` (seconds since the epoch)."""
+
+    client: str
+    user: str
+    arrived: float
+    messages: int
+    recipients: int
+
+
+QUARTER = 900.0
+"""Seconds that `Arrivals` put together."""
+
+MOST_ARRIVALS = 50_000
+"""So many `Arrivals` are told of at most, the newest ones."""
+
+
 class Draft(Protocol):
     """A message while it arrives. Ends with `commit` or `abandon`, whichever comes first."""
 
@@ -296,6 +315,10 @@ class Queue(Protocol):
         ...
 
     async def counts(self) -> Counts: ...
+
+    async def arrivals(self, since: float) -> list[Arrivals]:
+        """What came in by SMTP since then, finished or not, newest first; as far as the records are kept."""
+        ...
 
     async def retry(self, search: Search) -> list[MessageId]:
         """Make queued messages due now."""

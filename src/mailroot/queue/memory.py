@@ -8,10 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from mailroot.clock import Clock
+from mailroot.mail.envelope import Door
 from mailroot.queue.base import (
     CHUNK,
     LEASE_LOST,
+    MOST_ARRIVALS,
+    QUARTER,
     SMALL,
+    Arrivals,
     Attempt,
     Claim,
     Content,
@@ -186,6 +190,18 @@ class MemoryQueue:
             finished=len(records) - len(unfinished),
             oldest=oldest.message.origin.arrived if oldest else None,
         )
+
+    async def arrivals(self, since: float) -> list[Arrivals]:
+        found: dict[tuple[float, str, str], tuple[int, int]] = {}
+        for entry in self._entries.values():
+            message = entry.record.message
+            origin = message.origin
+            if origin.door is Door.SMTP and origin.arrived >= since:
+                key = (origin.arrived // QUARTER * QUARTER, origin.client, origin.user)
+                messages, recipients = found.get(key, (0, 0))
+                found[key] = (messages + 1, recipients + len(message.envelope.recipients))
+        newest = sorted(found.items(), reverse=True)[:MOST_ARRIVALS]
+        return [Arrivals(client, user, arrived, *numbers) for (arrived, client, user), numbers in newest]
 
     async def retry(self, search: Search) -> list[MessageId]:
         def change(entry: _Entry) -> None:

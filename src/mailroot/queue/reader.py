@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mailroot.queue import rows, schema
-from mailroot.queue.base import Attempt, Counts, MessageId, QueueError, Record, Search, State
+from mailroot.queue.base import (
+    MOST_ARRIVALS,
+    QUARTER,
+    Arrivals,
+    Attempt,
+    Counts,
+    MessageId,
+    QueueError,
+    Record,
+    Search,
+    State,
+)
 from mailroot.queue.search import has_text, matches_text
 
 T = TypeVar("T")
@@ -80,6 +91,37 @@ def counts(connection: sqlite3.Connection) -> Counts:
         """
     ).fetchone()
     return Counts(queued, leased, held, finished, oldest)
+
+
+def arrivals(connection: sqlite3.Connection, since: float) -> list[Arrivals]:
+    """What came in by SMTP since then, by quarter of an hour, client and login, newest first."""
+    found: dict[tuple[float, str, str], tuple[int, int]] = {}
+    above = (1 << 63) - 1
+    while len(found) < MOST_ARRIVALS:
+        lowest, latest = connection.execute(
+            "SELECT min(id), max(arrived)"
+            " FROM (SELECT id, arrived FROM message WHERE id < ? ORDER BY id DESC LIMIT ?)",
+            (above, SLICE),
+        ).fetchone()
+        # Ids rise with time, if not to the second: a slice that is too old as a whole ends it.
+        if lowest is None or latest < since:
+            break
+        for arrived, client, user, messages, recipients in connection.execute(
+            """
+            SELECT CAST(arrived / :quarter AS INTEGER) * :quarter AS quarter,
+                json_extract(origin, '$[1]') AS client, json_extract(origin, '$[3]') AS user,
+                count(*), sum(json_array_length(envelope, '$[1]'))
+            FROM message
+            WHERE id < :above AND id >= :lowest AND arrived >= :since AND json_extract(origin, '$[0]') = 'smtp'
+            GROUP BY quarter, client, user
+            """,
+            {"quarter": QUARTER, "above": above, "lowest": lowest, "since": since},
+        ).fetchall():
+            before = found.get((arrived, client, user), (0, 0))
+            found[arrived, client, user] = (before[0] + messages, before[1] + recipients)
+        above = lowest
+    newest = sorted(found.items(), reverse=True)[:MOST_ARRIVALS]
+    return [Arrivals(client, user, arrived, *numbers) for (arrived, client, user), numbers in newest]
 
 
 def record(connection: sqlite3.Connection, id: MessageId, unclaimed: Container[MessageId]) -> Record | None:

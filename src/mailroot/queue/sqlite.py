@@ -21,6 +21,7 @@ from mailroot.clock import Clock
 from mailroot.queue import changes, reader, rows, schema, workers
 from mailroot.queue.base import (
     SMALL,
+    Arrivals,
     Attempt,
     Claim,
     Content,
@@ -393,6 +394,9 @@ class SqliteQueue:
         counts = await self._scanning.run(reader.counts)
         early = min(len(self._fresh), counts.leased)
         return replace(counts, queued=counts.queued + early, leased=counts.leased - early)
+
+    async def arrivals(self, since: float) -> list[Arrivals]:
+        return await self._scanning.run(reader.arrivals, since)
 
     async def retry(self, search: Search) -> list[MessageId]:
         return await self._change(search, changes.retry, State.QUEUED)
