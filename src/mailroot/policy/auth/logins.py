@@ -31,7 +31,8 @@ from mailroot.policy.listeners import ListenerRules, LoginKind, RequireTls
 from mailroot.smtp.answers import AUTH_NEEDS_TLS, AUTH_UNKNOWN
 
 if TYPE_CHECKING:
-    from mailroot.policy.auth.negotiate import Integrated  # type: ignore[import-not-found,unused-ignore]
+    from mailroot.policy.auth.ldap import Directory
+    from mailroot.policy.auth.negotiate import Integrated
     from mailroot.policy.auth.oauth import Tokens
 
 _SCRAM, _SCRAM_PLUS = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
@@ -68,9 +69,16 @@ class Logins:
         self.fqdn = fqdn
         self.accounts = AccountFile(settings.accounts, bus=bus, server=server)
         self._certificates = ClientCertificates(settings.client_certificates, settings.client_ca)
-        self._passwords = Passwords(self._sources()) if settings.basic else Passwords(())
+        self._directory = _directory(settings)
+        self._passwords = Passwords(self._sources())
         self._tokens = _tokens(settings, clock)
         self._integrated = _integrated(settings, self.accounts)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is set but cannot be used, in words for an administrator; it is not offered."""
+        found = (self._integrated.problem if self._integrated is not None else "", self.accounts.trouble)
+        return tuple(filter(None, found))
 
     @property
     def wants_certificate(self) -> bool:
@@ -111,7 +119,7 @@ class Logins:
                 return AUTH_UNKNOWN if user is None else ExternalExchange(user)
             case "GSSAPI" | "NTLM":
                 assert self._integrated is not None
-                return self._integrated.begin(mechanism, channel)  # type: ignore[no-any-return,unused-ignore]
+                return self._integrated.begin(mechanism, channel)
             case _:
                 assert self._tokens is not None
                 return self._tokens.begin(mechanism, channel)
@@ -131,6 +139,8 @@ class Logins:
         self.accounts.close()
         if self._tokens is not None:
             await self._tokens.close()
+        if self._directory is not None:
+            await self._directory.close()
 
     def _working(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
         """What could be used here if it were safe."""
@@ -156,16 +166,27 @@ class Logins:
                 return self._tokens is not None
 
     def _sources(self) -> Sequence[PasswordSource]:
+        if not self._settings.basic:
+            return ()
         sources: list[PasswordSource] = [self.accounts]
-        if self._settings.ldap is not None:
-            from mailroot.policy.auth.ldap import Directory  # type: ignore[import-not-found,unused-ignore]
-
-            sources.append(Directory(self._settings.ldap))
+        if self._directory is not None:
+            sources.append(self._directory)
         if self._settings.windows is not None:
-            from mailroot.policy.auth.windows import WindowsAccounts  # type: ignore[import-not-found,unused-ignore]
+            from mailroot.policy.auth.windows import WindowsAccounts
 
             sources.append(WindowsAccounts(self._settings.windows))
         return sources
+
+
+def _directory(settings: AuthenticationSettings) -> "Directory | None":
+    if settings.ldap is None:
+        return None
+    if settings.windows is not None:
+        # Neither tells an unknown user from a wrong password, so the second would never be asked.
+        raise ValueError("authentication: has both 'ldap' and 'windows'; right would be one of the two")
+    from mailroot.policy.auth.ldap import Directory
+
+    return Directory(settings.ldap)
 
 
 def _tokens(settings: AuthenticationSettings, clock: Clock) -> "Tokens | None":

@@ -123,7 +123,13 @@ class AuthenticationSettings:
         bool,
         Doc("Basic authentication: LOGIN and PLAIN. Offered where there are accounts and the listener allows it."),
     ] = True
-    scram: Annotated[bool, Doc("SCRAM-SHA-256, for accounts of the accounts file.")] = True
+    scram: Annotated[
+        bool,
+        Doc(
+            "SCRAM-SHA-256, for accounts of the accounts file. Many programs choose it where it is offered: off "
+            "where their accounts are in a directory or in Windows."
+        ),
+    ] = True
     accounts: Annotated[Path, Doc("The accounts file; `mailroot user` keeps it.")] = Path("accounts.json")
     integrated: Annotated[IntegratedSettings, Doc("Integrated Windows Authentication.")] = field(
         default_factory=IntegratedSettings
