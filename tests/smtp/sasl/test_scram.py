@@ -1,6 +1,7 @@
 """SCRAM-SHA-256 (RFC 5802, RFC 7677): the example of the RFC, both sides against each other, and who lies."""
 
 from base64 import b64decode, b64encode
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -170,10 +171,8 @@ def test_no_octets_break_the_server(message: bytes) -> None:
             server = ScramServer("s")
             server.first(b"n,,n=user,r=c")
         server.challenge(PENCIL)
-        try:
+        with suppress(SaslError):
             assert server.final(message) is None
-        except SaslError:
-            pass
 
 
 FIRST = b"r=cs,s=W22ZaJ0SNY7soEsUEjb6gQ==,i="
