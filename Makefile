@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format check-windows clean environment debian-packages
+.PHONY: help run test check format check-windows clean environment debian-packages oidc-provider
 
 help:  ## what there is to say
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ environment: $(VENV)/.test $(VENV)/.peers
 
 debian-packages:
 	@scripts/debian-packages.sh tests
+
+oidc-provider: debian-packages
+	@scripts/oidc-provider.sh
 
 $(VENV)/bin/python:
 	@scripts/new-venv.sh '$(PYTHON)' '$(VENV)'

@@ -34,8 +34,12 @@ def _has_ipv6() -> bool:
         return False
 
 
+_PEERS = Path(__file__).parent.parent / ".peers"
 _NEEDS: dict[str, Callable[[], bool]] = {
     "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
+    "oidc-provider": lambda: (
+        find_program("node") is not None and (_PEERS / "oidc-provider" / ".installed").exists()
+    ),
     "mono": lambda: all(find_program(name) for name in ("mono", "mcs")),
     "postfix": lambda: all(find_program(name) for name in ("master", "smtpd", "smtp-sink")),
 }
