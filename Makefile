@@ -16,7 +16,7 @@ help:  ## what there is to say
 run: $(VENV)/.run  ## install into .venv and start Mailroot in the foreground, with its embedded defaults
 	@exec $(BIN)/mailroot run
 
-test: environment debian-packages $(VENV)/.kerberos  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
+test: environment debian-packages oidc-provider $(VENV)/.kerberos  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
 	$(BIN)/python -m pytest $(TESTS)
 
 check: environment  ## the gate: format, lint, types, import contracts, dead code, tests
