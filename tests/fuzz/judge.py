@@ -64,19 +64,18 @@ def faults_of_message(played: Played, message_id: bytes, octets: bytes, *, exact
     if mark < 0:
         return []  # the Message-ID is written in another way
     arrived, said = octets[mark:], played.said
+    chunks = said.upper().count(b"BDAT")
     if not exact:
-        clean = bytes.maketrans(b"", b"")
-        arrived, said = (text.translate(clean, b"\r\n.") for text in (arrived, said))
-    elif b"BDAT" not in said.upper():
-        # RFC 5321 §4.5.2: what the server undoes, and with it the end of the message.
-        arrived, said = arrived + b"\r\n", said.replace(b"\r\n.", b"\r\n")
-    if _pieces(arrived, said, most=1 + said.upper().count(b"BDAT")):
+        arrived, said = (text.translate(None, b"\r\n.") for text in (arrived, said))
+    # RFC 5321 §4.5.2: what the server undoes, and with it the end of the message.
+    whole = arrived + b"\r\n" in said.replace(b"\r\n.", b"\r\n") or (not exact and arrived in said)
+    if whole or (chunks and _pieces(arrived, said, most=chunks)):
         return []
     return [f"{message_id!r} arrived as {octets[mark:]!r}"]
 
 
 def _pieces(arrived: bytes, said: bytes, *, most: int) -> bool:
-    """Whether `arrived` is made of at most so many pieces of what was said: one, and one more for each chunk."""
+    """Whether `arrived` is made of at most so many pieces of what was said, as chunks are."""
     for _ in range(most):
         if arrived in said:
             return True

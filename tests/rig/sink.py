@@ -40,6 +40,7 @@ class Sink:
 
     `replies` are given instead of the usual ones, by command ("CONNECT", "MAIL", "RCPT", "DATA", "." …); b"" hangs
     up. They, and `extensions`, may be changed at any time. `keep` turns a message into what is remembered of it.
+    With `record`, `wire` has every octet of all connections as they came.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Sink:
         replies: dict[str, bytes] | None = None,
         tls: ssl.SSLContext | None = None,
         keep: Callable[[Received], object] = lambda received: received,
+        record: bool = False,
     ) -> None:
         self.extensions = tuple(extensions)
         self.replies = dict(replies or {})
         self.tls = tls
         self.messages: list[object] = []
         self.commands: list[str] = []
+        self.wire: bytearray | None = bytearray() if record else None
         self.connections = 0
         self.on_block: Callable[[], object] = lambda: None  # called for each block of octets that comes
         self._keep = keep
@@ -144,6 +147,8 @@ class _Conversation:
         if not block:
             raise EOFError
         self.buffer += block
+        if self.sink.wire is not None:
+            self.sink.wire += block
         self.sink.on_block()
 
     def take(self, size: int) -> bytes:
