@@ -62,7 +62,7 @@ def test_the_first_entry_that_fits_holds_alone() -> None:
         return permissions.of(visit(user, client, name)).rule
 
     assert entry("crm") == "access.permissions, entry 1"
-    assert entry("CRM ") == "access.permissions, entry 1", "accounts are compared without regard to case"
+    assert entry("CRM") == "access.permissions, entry 1", "accounts are compared without regard to case"
     assert entry("erp") == "access.permissions, entry 2"
     assert entry("erp", "192.0.2.1") == "access.permissions, entry 4", "both must fit where both are given"
     assert entry("") == "access.permissions, entry 3"

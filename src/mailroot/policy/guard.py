@@ -18,10 +18,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from mailroot.clock import Clock
 from mailroot.events import BanLifted, Banned, Bus, LimitReached, LoginFailed, LoginSucceeded
 from mailroot.mail.reply import Reply
+from mailroot.policy.auth.account_file import account_key
 from mailroot.policy.limits import LimitSettings
 from mailroot.policy.networks import ClientList, unmapped
 from mailroot.policy.offenders import Offender, Offenders
-from mailroot.policy.permissions import Grant, account_key
+from mailroot.policy.permissions import Grant
 from mailroot.policy.rates import Limit, Rates, Window, limits_of
 from mailroot.policy.visit import IPAddress, Refuse, Visit
 from mailroot.queue.base import Arrivals
@@ -369,10 +370,12 @@ def _in_reply(user: str) -> str:
 
 
 def _read_address(text: str) -> int | None:
+    """The key of an address, or of an IPv6 network as `shown_address` writes it."""
     try:
-        return address_key(unmapped(ip_address(text.strip().partition("/")[0])))
+        address = unmapped(ip_address(text.strip().removesuffix("/64")))
     except ValueError:
         return None
+    return None if "/" in text and address.version == 4 else address_key(address)
 
 
 def _banned(who: str) -> Refuse:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from mailroot.mail.address import Address, domain_key
 from mailroot.mail.reply import Reply
+from mailroot.policy.auth.account_file import account_key
 from mailroot.policy.domains import DomainPatterns, LocalDomains
 from mailroot.policy.limits import Quota
 from mailroot.policy.networks import ClientList, unmapped
@@ -202,7 +203,7 @@ class _Entry:
         self._number = number
         self._settings = settings
         self._local = local
-        self._accounts = frozenset(map(account_key, settings.accounts))
+        self._accounts = frozenset(account_key(account.strip()) for account in settings.accounts)
         self._clients = ClientList(settings.networks) if settings.networks else None
         read = [read_sender(text) for text in settings.senders if text not in SENDER_WORDS]
         self._mailboxes = frozenset(_mailbox_key(one) for one in read if isinstance(one, Address))
@@ -249,11 +250,6 @@ class _Entry:
 
 
 SENDER_WORDS = frozenset({"any", "own address", "own domain"})
-
-
-def account_key(account: str) -> str:
-    """An account's name as it is compared: accounts are the same without regard to case."""
-    return account.strip().lower()
 
 
 def read_sender(text: str) -> Address | str:
