@@ -5,7 +5,6 @@ loop of the test; the tokens need no loop.
 """
 
 import asyncio
-import contextlib
 import json
 from base64 import urlsafe_b64decode
 from collections import Counter
@@ -55,6 +54,7 @@ class Issuer:
         self.down = False
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[None] | None] = set()
 
     async def __aenter__(self) -> "Issuer":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -73,9 +73,7 @@ class Issuer:
         self._server.close()
         for writer in self._open:
             writer.close()
-        for writer in list(self._open):
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+        await asyncio.gather(*filter(None, self._served))
 
     def keys(self, *jwks: dict[str, Any]) -> None:
         """Publish these."""
@@ -111,6 +109,7 @@ class Issuer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self._served.add(asyncio.current_task())
         try:
             while not self.down:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

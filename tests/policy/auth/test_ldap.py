@@ -251,10 +251,10 @@ Answer = Callable[[int, bytes], bytes | None]
 async def directory(answer: Answer, **settings: Any) -> AsyncIterator[tuple[Directory, list[bytes]]]:
     """A Directory that asks on the loopback, and the requests that came in."""
     requests: list[bytes] = []
-    open_: set[asyncio.StreamWriter] = set()
+    served: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_.add(writer)
+        served.add(asyncio.current_task())
         try:
             number = 0
             while octets := await reader.read(65536):
@@ -267,7 +267,6 @@ async def directory(answer: Answer, **settings: Any) -> AsyncIterator[tuple[Dire
         except ConnectionError:
             pass
         finally:
-            open_.discard(writer)
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -278,8 +277,8 @@ async def directory(answer: Answer, **settings: Any) -> AsyncIterator[tuple[Dire
     finally:
         await made.close()
         server.close()
-        for writer in list(open_):
-            writer.close()
+        # Who asked has hung up by now.
+        await asyncio.gather(*filter(None, served))
 
 
 def bind_answer(code: int, diagnostic: str = "") -> Answer:
@@ -393,9 +392,11 @@ class TestGroups:
     SIDS = (b"\x01\x05smtp", b"\x01\x05staff")
 
     def active_directory(self, *, sids: tuple[bytes, ...], group: bytes | None) -> Answer:
-        def answer(number: int, octets: bytes) -> bytes:
+        def answer(number: int, octets: bytes) -> bytes | None:
             if number == 1:
                 return result(1, messages.BIND_RESPONSE, 0)
+            if number == 4:
+                return None  # the good-bye
             done = result(number, messages.SEARCH_DONE, 0 if number == 2 or group else 32)
             if b"tokenGroups" in octets:
                 told = {"supportedCapabilities": [b"1.2.840.113556.1.4.800"], "tokenGroups": list(sids)}
