@@ -1,6 +1,8 @@
-"""Any commands in any order, in any pieces: each gets one reply, and nothing is accepted that was not sent."""
+"""Any commands in any order, in any pieces: each gets one reply, nothing is accepted that was not sent, and nobody
+is logged in who did not say the right thing last."""
 
 import re
+from base64 import b64encode
 
 import pytest
 from hypothesis import settings
@@ -8,7 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mailroot.mail.reply import Reply
-from mailroot.smtp.commands import Content, ContentEnd, ContentRefused, Data, Mistake, Quit, StartTls
+from mailroot.smtp import answers
+from mailroot.smtp.commands import (
+    Auth,
+    AuthCancelled,
+    AuthResponse,
+    Content,
+    ContentEnd,
+    ContentRefused,
+    Data,
+    Mistake,
+    Quit,
+    StartTls,
+    Xclient,
+)
 from mailroot.smtp.extensions import ServerOffer
 from mailroot.smtp.server import ServerProtocol
 
@@ -28,7 +43,17 @@ LINES = st.sampled_from(
         b"HELP",
         b"VRFY x",
         b"EXPN x",
+        b"AUTH",
         b"AUTH LOGIN",
+        b"AUTH LOGIN !",
+        b"AUTH PLAIN " + b64encode(b"wrong"),
+        b"auth external =",
+        b"AUTH GSSAPI " + b"YmFk" * 1000,
+        b"XCLIENT NAME=x",
+        b"XCLIENT FOO=x",
+        b"MAIL FROM:<a@example.com> AUTH=<>",
+        b64encode(b"right"),
+        b"*",
         b"FOO",
         b"",
         b"\x00",
@@ -41,9 +66,13 @@ _CODE = re.compile(rb"(?:\d{3}-[^\r\n]*\r\n)*(\d{3}) [^\r\n]*\r\n")
 class Server(RuleBasedStateMachine):
     """A client that knows what it must get: one reply for each thing it does."""
 
-    @initialize(repair=st.booleans())
-    def connect(self, repair: bool) -> None:
-        self.protocol = ServerProtocol(ServerOffer("example.com", max_size=500, starttls=True, repair=repair))
+    @initialize(repair=st.booleans(), strict=st.booleans(), xclient=st.booleans())
+    def connect(self, repair: bool, strict: bool, xclient: bool) -> None:
+        offer = ServerOffer("example.com", max_size=500, starttls=True, repair=repair, strict=strict)
+        self.protocol = ServerProtocol(offer)
+        self.protocol.xclient = xclient
+        self.protocol.mechanisms = ("PLAIN",)
+        self.logged_in = False
         self.protocol.answer(Reply(220, "", "hi"))
         self.replies: list[int] = []
         self.content = b""
@@ -71,6 +100,21 @@ class Server(RuleBasedStateMachine):
                     reply = Reply(221, "2.0.0", "bye")
                 case StartTls():
                     reply = Reply(220, "2.0.0", "go")
+                case Auth(_, octets) | AuthResponse(octets):
+                    # "more" asks for more; what is right logs in.
+                    assert not self.logged_in
+                    if octets is None or octets == b"more":
+                        protocol.challenge(b"more")
+                        assert protocol.state == "logging in"
+                        continue
+                    self.logged_in = octets == b"right"
+                    reply = answers.AUTH_OK if self.logged_in else answers.AUTH_FAILED
+                case AuthCancelled():
+                    reply = answers.AUTH_CANCELLED
+                case Xclient():
+                    protocol.introduced()
+                    self.logged_in = False
+                    reply = Reply(220, "", "hello again")
                 case Mistake(_, reply):
                     pass
                 case _ if "refused" in repr(event):
@@ -100,7 +144,17 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: not self.protocol.is_closed)
     @rule(lines=st.lists(LINES, min_size=1, max_size=6), cuts=cuts)
     def commands(self, lines: list[bytes], cuts: list[int]) -> None:
-        assert len(self.say(b"\r\n".join([*lines, b""]), cuts)) == len(lines)
+        replies = self.say(b"\r\n".join([*lines, b""]), cuts)
+        assert len(replies) == len(lines)
+        if self.protocol.state == "logging in":
+            assert self.say(b"*\r\n", []) == [501]
+
+    @precondition(lambda self: not self.protocol.is_closed)
+    @rule(before=st.sampled_from([b"", b"AUTH LOGIN\r\n"]), verb=st.sampled_from([b"AUTH X ", b"NOOP ", b""]))
+    def line_too_long(self, before: bytes, verb: bytes) -> None:
+        replies = self.say(before + verb + b"x" * 70_000 + b"\r\n", [])
+        assert replies[-1] == 500
+        assert len(replies) == 1 + bool(before)
 
     @precondition(lambda self: not self.protocol.is_closed)
     @rule(
@@ -142,6 +196,43 @@ class Server(RuleBasedStateMachine):
         assert len(replies) == 1
         if replies == [220]:
             self.protocol.secured()
+            self.logged_in = False
+
+    @precondition(lambda self: not self.protocol.is_closed)
+    @rule(
+        initial=st.sampled_from([None, b"right", b"wrong", b"more", b""]),
+        responses=st.lists(st.sampled_from([b"right", b"wrong", b"more", b"", b"*", b"!", b"NOOP"]), max_size=4),
+        cuts=cuts,
+    )
+    def login(self, initial: bytes | None, responses: list[bytes], cuts: list[int]) -> None:
+        line = b"AUTH X"
+        if initial is not None:
+            line += b" " + (b64encode(initial) or b"=")
+        replies = self.say(line + b"\r\n", cuts)
+        for response in responses:
+            if replies != [334]:
+                break
+            octets = response if response in (b"*", b"!") else b64encode(response)
+            replies = self.say(octets + b"\r\n", cuts)
+            assert len(replies) == 1
+            match response:
+                case b"right":
+                    assert replies == [235]
+                case b"more":
+                    assert replies == [334]
+                case b"*" | b"!":
+                    assert replies == [501]
+                case _:
+                    assert replies == [535]
+        if replies == [334]:
+            assert self.say(b"*\r\n", cuts) == [501]
+        assert (replies == [235]) <= self.logged_in
+
+    @invariant()
+    def who_is_logged_in_has_logged_in(self) -> None:
+        if hasattr(self, "protocol"):
+            assert self.protocol.authenticated is self.logged_in
+            assert self.protocol.is_closed or self.protocol.state != "logging in"
 
     @precondition(lambda self: not self.protocol.is_closed)
     @rule(cuts=cuts)

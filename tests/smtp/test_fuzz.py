@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Body, Envelope, Notify, Recipient, Return
 from mailroot.mail.reply import Reply
-from mailroot.smtp.commands import Content, ContentEnd, Data, Mail, Mistake, Rcpt
+from mailroot.smtp import shown
+from mailroot.smtp.commands import Auth, AuthResponse, Content, ContentEnd, Data, Mail, Mistake, Rcpt, Xclient
 from mailroot.smtp.content import DotReader, Message
 from mailroot.smtp.errors import ProtocolError
 from mailroot.smtp.extensions import MailParameters, ServerOffer, read_mail_parameters, read_recipient_parameters
-from mailroot.smtp.grammar import decode_unitext, decode_xtext, parse_mailbox, read_path
-from mailroot.smtp.lines import MAX_LINE, LineReader
+from mailroot.smtp.grammar import decode_unitext, decode_xtext, parse_mailbox, read_path, read_strict_path
+from mailroot.smtp.lines import MAX_LINE, MAX_LOGIN_LINE, LineReader
 from mailroot.smtp.offer import Offer, mail_command, recipient_command
 from mailroot.smtp.server import ServerProtocol
 from mailroot.smtp.stuffing import Stuffing, paired
+from mailroot.smtp.xclient import read_attributes
 
 pytestmark = pytest.mark.quick
 
@@ -34,8 +36,17 @@ PIECES = st.lists(
                 b"RCPT TO:<a@b>\r\n",
                 b"DATA\r\n",
                 b"BDAT 5 LAST\r\n",
+                b"AUTH LOGIN\r\n",
+                b"auth plain Ym9i\r\n",
+                b"AUTH GSSAPI " + b"Ym9i" * 600 + b"\r\n",
+                b"AUTH ",
+                b"Ym9i\r\n",
+                b"*\r\n",
+                b"XCLIENT NAME=x ADDR=192.0.2.1\r\n",
+                b"EHLO x\r\n",
                 b".\r\n",
                 b"x" * 3000,
+                b"x" * 40_000,
             ]
         ),
     ),
@@ -44,26 +55,30 @@ PIECES = st.lists(
 ADDRESSES = st.text(st.sampled_from('<>@"\\ab.[]: ,;1IPv6%=å\u202e\t'), max_size=30)
 
 
-@given(PIECES)
-def test_lines(pieces: list[bytes]) -> None:
-    reader = LineReader()
+@given(PIECES, st.booleans(), st.booleans(), st.booleans())
+def test_lines(pieces: list[bytes], strict: bool, login: bool, long_logins: bool) -> None:
+    reader = LineReader(strict=strict)
+    reader.long_logins = long_logins
     for piece in pieces:
         reader.receive(piece)
         try:
-            while (line := reader.line()) is not None:
-                assert len(line) < MAX_LINE
+            while (line := reader.line(login=login)) is not None:
+                is_long = long_logins and (login or line[:5].upper() == b"AUTH ")
+                assert len(line) < (MAX_LOGIN_LINE if is_long else MAX_LINE)
         except ProtocolError as error:
             if error.fatal:
                 return
-        assert reader.unread <= MAX_LINE + len(piece)
+        assert reader.unread <= (MAX_LOGIN_LINE if long_logins else MAX_LINE) + len(piece)
 
 
-@given(PIECES)
-def test_server(pieces: list[bytes]) -> None:
+@given(PIECES, st.booleans())
+def test_server(pieces: list[bytes], strict: bool) -> None:
     """However the octets are cut, the events are the same, and content is exactly as long as it is said to be."""
 
     def play(cut: list[bytes]) -> list[object]:
-        protocol = ServerProtocol(ServerOffer("example.com", max_size=10_000, repair=True))
+        protocol = ServerProtocol(ServerOffer("example.com", max_size=10_000, repair=True, strict=strict))
+        protocol.mechanisms = ("LOGIN",)
+        protocol.xclient = True
         protocol.answer(Reply(220, "", "hi"))
         events: list[object] = []
         content = b""
@@ -78,8 +93,15 @@ def test_server(pieces: list[bytes]) -> None:
                     events.append(content)
                     content = b""
                 events.append(event)
+                if isinstance(event, Auth | AuthResponse) and len(events) % 2:
+                    protocol.challenge(b"more")
+                    continue
+                if isinstance(event, Xclient):
+                    protocol.introduced()
                 reply = event.reply if isinstance(event, Mistake) else Reply(250, "", "ok")
                 protocol.answer(Reply(354, "", "go") if isinstance(event, Data) else reply)
+            if not protocol.is_closed:
+                assert protocol.unread <= MAX_LOGIN_LINE
         assert protocol.outgoing().count(b"\r\n") >= 1
         return events
 
@@ -112,6 +134,35 @@ def test_mailboxes(text: str) -> None:
     assert isinstance(address, Address)
     assert str(address).isprintable()
     assert parse_mailbox(str(address), None) == address
+
+
+@given(st.text(st.sampled_from("NAMEDRPOTHLIGVU6=+:[]0189.F \\ü\u202e"), max_size=30))
+def test_introductions(text: str) -> None:
+    with contextlib.suppress(ProtocolError):
+        for value in read_attributes(text).values():
+            assert value.isprintable()
+            assert value
+
+
+@given(st.one_of(ADDRESSES, st.text(max_size=30)))
+def test_strict_paths(text: str) -> None:
+    """What is taken strictly is taken otherwise too, and is the same."""
+    try:
+        path, rest = read_strict_path(text, "default.example")
+    except ValueError:
+        return
+    assert read_path(text, "default.example") == (path, rest)
+    assert text.startswith("<")
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_what_is_shown(line: bytes, login: bool) -> None:
+    line = b"AUTH" + line if login else line
+    for text in (shown.command(line), shown.first_word(line)):
+        assert text.isprintable()
+        assert len(text) <= 800
+    if login:
+        assert shown.command(line) == "AUTH" or shown.command(line)[5:].isupper()
 
 
 @given(st.text(st.sampled_from("SIZEBODYRTNVFCPH=+;,0189AF \\x{}ü7BIT"), max_size=30))
