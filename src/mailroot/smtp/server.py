@@ -75,6 +75,7 @@ class ServerProtocol:
         "_owed",
         "_parameters",
         "_refused",
+        "_skip_empty",
         "authenticated",
         "secure",
         "state",
@@ -95,6 +96,7 @@ class ServerProtocol:
         # may hold a secret.
         self._extended = False
         self._login_near = False
+        self._skip_empty = False
         # The state after the event that is out, by the answer's kind; `_owed`: it has not been answered.
         self._owed = True
         self._next = self._beginning
@@ -191,13 +193,15 @@ class ServerProtocol:
         if self.state is State.READY:
             self._message = None
 
-    def challenge(self, octets: bytes) -> None:
-        """Answer an Auth or AuthResponse with a 334: the login goes on."""
+    def challenge(self, octets: bytes, *, skip_empty: bool = False) -> None:
+        """Answer an Auth or AuthResponse with a 334: the login goes on. `skip_empty`: a client's line that is empty
+        is passed over once, and the next is its response."""
         if not self._owed or self._next is not State.AUTHENTICATING:
             raise RuntimeError("there is no login that could go on")
         self._owed = False
         # The space stands also before nothing (RFC 4954 §4).
         self._out.append(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
+        self._skip_empty = skip_empty
         self.state = State.AUTHENTICATING
 
     def dismiss(self, reply: Reply) -> None:
@@ -261,6 +265,9 @@ class ServerProtocol:
     def _next_response(self) -> Event | None:
         try:
             line = self._lines.line(login=True)
+            if line == b"" and self._skip_empty:
+                self._skip_empty = False
+                line = self._lines.line(login=True)
             if line is None:
                 return None
             event = read_auth_response(line, strict=self._offer.strict)

@@ -29,10 +29,11 @@ class Challenge:
 
     `denied`: the login has failed already, and this challenge only tells the client why (RFC 7628 §3.2.2). Whatever
     the client answers, the exchange ends with this same verdict. A client that cancels or goes away instead has
-    failed no less."""
+    failed no less. `skip_empty`: an empty line is no answer to it, and one is passed over without a word."""
 
     octets: bytes
     denied: "Denied | None" = None
+    skip_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,13 @@ The package `gssapi` is an extra of ours ("mailroot[kerberos]"): it is compiled 
 """
 
 from pathlib import Path
+from typing import Any
 
 import gssapi
-from gssapi.raw import ChannelBindings
+from gssapi import raw
 from gssapi.raw.exceptions import BadChannelBindingsError, BadMechanismError, InvalidTokenError
 from gssapi.raw.misc import GSSError
+from gssapi.raw.named_tuples import AcceptSecContextResult
 
 from mailroot.policy.auth.base import Channel
 from mailroot.policy.auth.contexts import LoginRefused, Threads
@@ -41,19 +43,20 @@ class Keytab:
             gssapi.Credentials(usage="accept", mechs=[_KERBEROS], store=store)
             credentials = gssapi.Credentials(usage="accept", mechs=[_KERBEROS, _SPNEGO], store=store)
             # Else SPNEGO would take whatever mechanisms are installed, and ask other places for accounts.
-            gssapi.raw.set_neg_mechs(credentials, [_KERBEROS])
+            raw.set_neg_mechs(credentials, [_KERBEROS])
         except GSSError as error:
             raise KerberosError(_explain(error)) from None
         except (AttributeError, NotImplementedError):
             raise KerberosError("the system's GSSAPI library knows no credential stores") from None
         self._credentials = credentials
 
-    def begin(self, bindings: tuple[str, bytes] | None) -> gssapi.SecurityContext:
-        """A context that accepts a client, for a connection with this channel binding."""
+    def accept(self, token: bytes, context: Any, bindings: tuple[str, bytes] | None) -> AcceptSecContextResult:
+        """The next step of a context, None for its first. Raises GSSError."""
         bound = None
         if bindings is not None:
-            bound = ChannelBindings(application_data=bindings[0].encode() + b":" + bindings[1])
-        return gssapi.SecurityContext(creds=self._credentials, usage="accept", channel_bindings=bound)
+            bound = raw.ChannelBindings(application_data=bindings[0].encode() + b":" + bindings[1])
+        # The library's own class keeps errors back until the next call.
+        return raw.accept_sec_context(token, self._credentials, context, bound)
 
 
 class KerberosContext:
@@ -64,8 +67,8 @@ class KerberosContext:
     def __init__(self, keytab: Keytab, channel: Channel, threads: Threads) -> None:
         self._keytab = keytab
         self._threads = threads
-        self._bindings = channel.bindings
-        self._context: gssapi.SecurityContext | None = None
+        self._bindings: list[tuple[str, bytes] | None] = list(channel.bindings) or [None]
+        self._context: Any = None
         self.user = ""
         self.complete = False
 
@@ -73,16 +76,14 @@ class KerberosContext:
         return await self._threads.run(lambda: self._step(token))
 
     async def wrap(self, octets: bytes) -> bytes:
-        context = self._context
-        assert context is not None
-        return await self._threads.run(lambda: context.wrap(octets, encrypt=False).message)
+        return await self._threads.run(lambda: self._wrap(octets))
 
     async def unwrap(self, token: bytes) -> bytes:
         return await self._threads.run(lambda: self._unwrap(token))
 
     def _step(self, token: bytes) -> bytes:
         try:
-            answer = self._first(token) if self._context is None else self._context.step(token)
+            result = self._accept(token)
         except InvalidTokenError:
             raise SaslError("not a token of Kerberos or SPNEGO") from None
         except BadChannelBindingsError:
@@ -91,41 +92,42 @@ class KerberosContext:
             raise LoginRefused("the client does not offer Kerberos") from None
         except GSSError as error:
             raise LoginRefused(_explain(error)) from None
-        context = self._context
-        assert context is not None
-        if context.complete:
-            self.user = _principal(context)
+        self._context = result.context
+        if not result.more_steps:
+            self.user = _principal(result)
             self.complete = True
-        return answer or b""
+        return result.token or b""
 
-    def _first(self, token: bytes) -> bytes | None:
+    def _accept(self, token: bytes) -> AcceptSecContextResult:
         """The client says only within its token which binding it has, if any: so each of ours is tried."""
-        for bindings in self._bindings[:-1]:
+        while len(self._bindings) > 1:
             try:
-                return self._try(bindings, token)
+                return self._keytab.accept(token, self._context, self._bindings[0])
             except BadChannelBindingsError:
-                continue
-        return self._try(self._bindings[-1] if self._bindings else None, token)
+                self._bindings = self._bindings[1:]
+        return self._keytab.accept(token, self._context, self._bindings[0])
 
-    def _try(self, bindings: tuple[str, bytes] | None, token: bytes) -> bytes | None:
-        context = self._keytab.begin(bindings)
-        answer: bytes | None = context.step(token)
-        self._context = context
-        return answer
+    def _wrap(self, octets: bytes) -> bytes:
+        try:
+            return raw.wrap(self._context, octets, False).message
+        except GSSError as error:
+            raise LoginRefused(_explain(error)) from None
 
     def _unwrap(self, token: bytes) -> bytes:
-        assert self._context is not None
         try:
-            return bytes(self._context.unwrap(token).message)
+            return raw.unwrap(self._context, token).message
         except GSSError:
             raise LoginRefused("a signature that is not the client's") from None
 
 
-def _principal(context: gssapi.SecurityContext) -> str:
-    if context.mech != _KERBEROS:
+def _principal(result: AcceptSecContextResult) -> str:
+    if result.mech != _KERBEROS:
         raise LoginRefused("a mechanism other than Kerberos")
-    name = str(context.initiator_name).rstrip("\0")
-    if gssapi.RequirementFlag.anonymity in context.actual_flags or name.startswith(_ANONYMOUS):
+    try:
+        name = raw.display_name(result.initiator_name, False).name.decode().rstrip("\0")
+    except UnicodeDecodeError:
+        raise SaslError("a principal that is not UTF-8") from None
+    if result.flags & gssapi.RequirementFlag.anonymity or name.startswith(_ANONYMOUS):
         raise LoginRefused("anonymous Kerberos")
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
         raise SaslError("a principal that cannot be one")

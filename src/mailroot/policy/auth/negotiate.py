@@ -65,15 +65,18 @@ class Integrated:
     def _ntlm_context(self, channel: Channel) -> Context:
         if not self._windows:
             return NtlmContext(self._accounts, channel)
+        return self._sspi("ntlm", channel)
+
+    def _sspi(self, protocol: str, channel: Channel) -> Context:
         from mailroot.policy.auth.sspi import SspiContext
 
-        return SspiContext("ntlm", channel, self._threads)
+        return SspiContext(protocol, channel, self._threads, ntlm=self._ntlm)
 
     def _choose(self, token: bytes, channel: Channel) -> Context:
         """Whose this first token is: Kerberos' or SPNEGO's as RFC 4752 clients and .NET send them, or, from old
         Windows, NTLM's."""
         if self._windows:
-            return self._windows_context(token, channel)
+            return self._sspi("negotiate", channel)
         ntlm = self._ntlm and self._accounts.has_nt_hashes
         if token.startswith(SIGNATURE):
             if not ntlm:
@@ -86,15 +89,6 @@ class Integrated:
 
         assert self._keytab is not None
         return KerberosContext(self._keytab, channel, self._threads)
-
-    def _windows_context(self, token: bytes, channel: Channel) -> Context:
-        from mailroot.policy.auth.sspi import SspiContext
-
-        if not self._ntlm:
-            opening = read_opening(token)
-            if token.startswith(SIGNATURE) or (opening is not None and opening.prefers_ntlm):
-                raise LoginRefused("NTLM is not allowed")
-        return SspiContext("negotiate", channel, self._threads)
 
     def _ask_windows(self) -> None:
         try:
@@ -235,12 +229,16 @@ class GssapiExchange(_ContextExchange):
             if response:
                 raise SaslError("a token too many")
             return await self._offer()
+        if not response:
+            # To GSS-API that is a question what is offered, which nobody has to answer.
+            raise SaslError("an empty token")
         answer = await self._context.step(response)
         return Challenge(answer) if answer or not self._context.complete else await self._offer()
 
     async def _offer(self) -> Step:
         self._offered = True
-        return Challenge(await self._context.wrap(_NO_LAYER))
+        # .NET's answer of nothing to our last token is a line of its own before the line's end: two of them.
+        return Challenge(await self._context.wrap(_NO_LAYER), skip_empty=True)
 
     def _conclude(self, chosen: bytes) -> Step:
         if len(chosen) < 4:

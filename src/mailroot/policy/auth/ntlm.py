@@ -67,7 +67,11 @@ class NtlmContext:
                 raise SaslError("an NTLM message too many")
 
     def _authenticate(self, token: bytes) -> None:
-        claim = _read(self._server, token)
+        try:
+            claim = self._server.read(token)
+        except NotTaken as error:
+            self.user = error.user
+            raise LoginRefused(str(error)) from None
         account = self._account(claim)
         self.user = claim.user if account is None else account.name
         nt_hash = account.nt_hash if account is not None else None
@@ -101,13 +105,6 @@ class NtlmContext:
         if octets is None:
             raise LoginRefused("a signature that is not the client's")
         return octets
-
-
-def _read(server: NtlmServer, token: bytes) -> Claim:
-    try:
-        return server.read(token)
-    except NotTaken as error:
-        raise LoginRefused(str(error)) from None
 
 
 class NtlmInSpnego:

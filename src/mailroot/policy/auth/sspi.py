@@ -9,8 +9,8 @@ from mailroot.policy.auth.base import Channel
 from mailroot.policy.auth.contexts import LoginRefused, LoginUndecided, Threads
 from mailroot.policy.auth.windows import identify
 from mailroot.smtp.sasl.base import SaslError
-from mailroot.smtp.sasl.ntlm import SIGNATURE, NotTaken, NtlmServer, hash_binding
-from mailroot.smtp.sasl.spnego import read_answer
+from mailroot.smtp.sasl.ntlm import SIGNATURE, NotTaken, flags_of, hash_binding, read_claim
+from mailroot.smtp.sasl.spnego import read_answer, read_opening
 
 # SEC_E_NO_AUTHENTICATING_AUTHORITY, SEC_E_INTERNAL_ERROR, SEC_E_INSUFFICIENT_MEMORY, RPC_S_SERVER_UNAVAILABLE,
 # SEC_E_KDC_UNABLE_TO_REFER, SEC_E_ISSUING_CA_UNTRUSTED_KDC: whether the client is right is not known then.
@@ -20,10 +20,11 @@ _UNDECIDED = frozenset({0x80090311, 0x80090304, 0x80090300, 0x800706BA, 0x800903
 class SspiContext:
     """A context of Windows. `user` is the account as Windows writes it, "DOMAIN\\jo", by NTLM as by Kerberos."""
 
-    __slots__ = ("_channel", "_context", "_threads", "complete", "user")
+    __slots__ = ("_channel", "_context", "_ntlm", "_threads", "complete", "user")
 
-    def __init__(self, protocol: str, channel: Channel, threads: Threads) -> None:
-        """`protocol`: "negotiate" or "ntlm"."""
+    def __init__(self, protocol: str, channel: Channel, threads: Threads, *, ntlm: bool) -> None:
+        """`protocol`: "negotiate" or "ntlm"; `ntlm`: whether NTLM is allowed."""
+        self._ntlm = ntlm
         self._channel = channel
         self._threads = threads
         self._context = spnego.server(protocol=protocol, options=spnego.NegotiateOptions.use_sspi)
@@ -54,16 +55,22 @@ class SspiContext:
         return answer or b""
 
     def _look_at(self, token: bytes) -> None:
-        """What Windows leaves to its policies: NTLMv2 alone, and the channel binding if the client has one. What is
-        read here is true if Windows then finds the message good."""
-        message = token
-        if token[:1] == b"\xa1":
-            message = read_answer(token).token or b""
+        """What Windows leaves to its policies: whether NTLM is allowed, NTLMv2 alone, and a channel binding if the
+        client has one. What is read here is true if Windows then finds the message good."""
+        message = _mechanism_token(token)
+        if not message.startswith(SIGNATURE):
+            return
+        if not self._ntlm:
+            raise LoginRefused("NTLM is not allowed")
         if not message.startswith(SIGNATURE + b"\3"):
             return
         try:
-            claim = NtlmServer("", b"", 0).read(message)
+            claim = read_claim(message, flags_of(message))
         except NotTaken as error:
+            self.user = error.user
+            if not error.user:
+                # A program on this computer is known without a name; somebody anonymous Windows refuses.
+                return
             raise LoginRefused(str(error)) from None
         self.user = f"{claim.domain}\\{claim.user}" if claim.domain else claim.user
         if any(claim.bindings) and claim.bindings not in [hash_binding(*one) for one in self._channel.bindings]:
@@ -99,3 +106,11 @@ def _judge(error: SpnegoError) -> LoginRefused | LoginUndecided:
     code = getattr(error.base_error, "winerror", 0) or 0
     text = " ".join(str(error).split())[:300]
     return LoginUndecided(text) if code & 0xFFFFFFFF in _UNDECIDED else LoginRefused(text)
+
+
+def _mechanism_token(token: bytes) -> bytes:
+    """What a token of SPNEGO has in it for its mechanism; any other token as it is. Raises SaslError."""
+    if token[:1] == b"\xa1":
+        return read_answer(token).token or b""
+    opening = read_opening(token)
+    return token if opening is None else opening.token or b""

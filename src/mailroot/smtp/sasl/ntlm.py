@@ -22,6 +22,7 @@ class Flag(IntFlag):
     """MS-NLMP 2.2.2.5, those that matter here."""
 
     UNICODE = 0x00000001
+    OEM = 0x00000002
     REQUEST_TARGET = 0x00000004
     SIGN = 0x00000010
     SEAL = 0x00000020
@@ -36,7 +37,7 @@ class Flag(IntFlag):
     KEY_56 = 0x80000000
 
 
-_GIVEN = Flag.UNICODE | Flag.REQUEST_TARGET | Flag.NTLM | Flag.TARGET_TYPE_SERVER | Flag.TARGET_INFO
+_GIVEN = Flag.REQUEST_TARGET | Flag.NTLM | Flag.TARGET_TYPE_SERVER | Flag.TARGET_INFO
 _IF_ASKED = (
     Flag.SIGN
     | Flag.SEAL
@@ -54,7 +55,11 @@ _NO_BINDINGS = bytes(16)
 
 
 class NotTaken(SaslError):
-    """A login in a form that is not taken, however good it is: anonymous, NTLMv1, LM."""
+    """A login of `user` in a form that is not taken, however good it is: anonymous, NTLMv1, LM."""
+
+    def __init__(self, text: str, user: str = "") -> None:
+        super().__init__(text)
+        self.user = user
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,11 @@ class NtlmServer:
         """The second message, for this first one. Raises SaslError."""
         _check_kind(negotiate, _NEGOTIATE, 16)
         asked = Flag(_u32(negotiate, 12))
-        if not asked & Flag.UNICODE:
-            raise SaslError("an NTLM client that does not know Unicode")
-        self._flags = _GIVEN | (asked & _IF_ASKED)
-        name = self._name.encode("utf-16-le")
-        pairs = ((_DOMAIN, name), (_COMPUTER, name), (_TIMESTAMP, struct.pack("<Q", self._time)), (_END, b""))
+        # MS-NLMP 2.2.2.5: Unicode if it is among what the client knows; curl knows OEM alone.
+        self._flags = _GIVEN | (asked & _IF_ASKED) | (Flag.UNICODE if asked & Flag.UNICODE else Flag.OEM)
+        name = self._name.encode(_charset(self._flags), "replace")
+        wide = self._name.encode("utf-16-le")
+        pairs = ((_DOMAIN, wide), (_COMPUTER, wide), (_TIMESTAMP, struct.pack("<Q", self._time)), (_END, b""))
         target = b"".join(struct.pack("<HH", what, len(value)) + value for what, value in pairs)
         head = 56
         message = (
@@ -112,35 +117,7 @@ class NtlmServer:
 
     def read(self, message: bytes) -> Claim:
         """What the third message claims. Raises SaslError, NotTaken."""
-        _check_kind(message, _AUTHENTICATE, 64)
-        lm, nt, domain, user, sealed_key = (_field(message, at) for at in (12, 20, 28, 36, 52))
-        flags = self._flags & Flag(_u32(message, 60))
-        name = _text(user)
-        if not name:
-            raise NotTaken("anonymous NTLM")
-        if len(nt) == 24 or (not nt and lm):
-            raise NotTaken("NTLMv1: the program needs NTLMv2")
-        if len(nt) < 48:
-            raise SaslError("an NTLM response of a wrong length")
-        blob = nt[16:]
-        if blob[:2] != b"\1\1":
-            raise SaslError("an NTLM response of an unknown version")
-        pairs = _pairs(blob[28:])
-        marks = pairs.get(_FLAGS, bytes(4))
-        bindings = pairs.get(_BINDINGS, _NO_BINDINGS)
-        if len(marks) != 4 or len(bindings) != 16:
-            raise SaslError("an NTLM response with a value of a wrong length")
-        return Claim(
-            user=name,
-            domain=_text(domain),
-            flags=flags,
-            proof=nt[:16],
-            blob=blob,
-            sealed_key=sealed_key,
-            message=message,
-            bindings=bindings,
-            has_mic=bool(_u32(marks, 0) & _MIC_PRESENT),
-        )
+        return read_claim(message, self._flags)
 
     def verify(
         self, claim: Claim, nt_hash: bytes, bindings: Iterable[tuple[str, bytes]] = ()
@@ -268,6 +245,45 @@ class Rc4:
         return bytes(result)
 
 
+def read_claim(message: bytes, agreed: Flag) -> Claim:
+    """What a third message claims, with these flags agreed on before. Raises SaslError, NotTaken."""
+    _check_kind(message, _AUTHENTICATE, 64)
+    lm, nt, domain, user, sealed_key = (_field(message, at) for at in (12, 20, 28, 36, 52))
+    charset = _charset(agreed)
+    name = _text(user, charset)
+    if not name:
+        raise NotTaken("anonymous NTLM")
+    if len(nt) == 24 or (not nt and lm):
+        raise NotTaken("NTLMv1: the program must learn NTLMv2", name)
+    if len(nt) < 48:
+        raise SaslError("an NTLM response of a wrong length")
+    blob = nt[16:]
+    if blob[:2] != b"\1\1":
+        raise SaslError("an NTLM response of an unknown version")
+    pairs = _pairs(blob[28:])
+    marks = pairs.get(_FLAGS, bytes(4))
+    bindings = pairs.get(_BINDINGS, _NO_BINDINGS)
+    if len(marks) != 4 or len(bindings) != 16:
+        raise SaslError("an NTLM response with a value of a wrong length")
+    return Claim(
+        user=name,
+        domain=_text(domain, charset),
+        flags=agreed & flags_of(message),
+        proof=nt[:16],
+        blob=blob,
+        sealed_key=sealed_key,
+        message=message,
+        bindings=bindings,
+        has_mic=bool(_u32(marks, 0) & _MIC_PRESENT),
+    )
+
+
+def flags_of(message: bytes) -> Flag:
+    """The flags of a third message. Raises SaslError."""
+    _check_kind(message, _AUTHENTICATE, 64)
+    return Flag(_u32(message, 60))
+
+
 def hash_binding(name: str, data: bytes) -> bytes:
     """A channel binding as NTLM sends it: MD5 of gss_channel_bindings_struct without addresses (RFC 2744 §3.11,
     RFC 5929)."""
@@ -286,6 +302,11 @@ def _u32(message: bytes, at: int) -> int:
     return int.from_bytes(message[at : at + 4], "little")
 
 
+def _charset(flags: Flag) -> str:
+    # Which OEM character set it is, nobody says; they have ASCII in common.
+    return "utf-16-le" if flags & Flag.UNICODE else "ascii"
+
+
 def _field(message: bytes, at: int) -> bytes:
     length, _, offset = struct.unpack_from("<HHI", message, at)
     if length and offset + length > len(message):
@@ -302,11 +323,11 @@ def _mic_place(message: bytes) -> int:
     return 72 if payload >= 88 else 64
 
 
-def _text(octets: bytes) -> str:
+def _text(octets: bytes, charset: str) -> str:
     try:
-        text = octets.decode("utf-16-le")
+        text = octets.decode(charset)
     except UnicodeDecodeError:
-        raise SaslError("an NTLM name that is not Unicode") from None
+        raise SaslError("an NTLM name that is not in the character set agreed on") from None
     if len(text) > _LONGEST_NAME or not text.isprintable():
         raise SaslError("an NTLM name that cannot be one")
     return text
