@@ -37,17 +37,7 @@ if TYPE_CHECKING:
 
 _SCRAM, _SCRAM_PLUS = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
 
-_ORDER = {
-    "EXTERNAL": LoginKind.CERTIFICATE,
-    _SCRAM_PLUS: LoginKind.SCRAM,
-    _SCRAM: LoginKind.SCRAM,
-    "GSSAPI": LoginKind.INTEGRATED,
-    "NTLM": LoginKind.INTEGRATED,
-    "OAUTHBEARER": LoginKind.OAUTH,
-    "XOAUTH2": LoginKind.OAUTH,
-    "LOGIN": LoginKind.BASIC,
-    "PLAIN": LoginKind.BASIC,
-}
+_ORDER = ("EXTERNAL", _SCRAM_PLUS, _SCRAM, "GSSAPI", "NTLM", "OAUTHBEARER", "XOAUTH2", "LOGIN", "PLAIN")
 _GIVES_SECRET_AWAY = frozenset({"LOGIN", "PLAIN", "OAUTHBEARER", "XOAUTH2"})
 
 
@@ -144,26 +134,27 @@ class Logins:
 
     def _working(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
         """What could be used here if it were safe."""
-        kinds = rules.logins
-        return tuple(
-            name
-            for name, kind in _ORDER.items()
-            if (kinds is None or kind in kinds) and self._works(name, kind, channel)
-        )
+        names: set[str] = set()
+        for kind in LoginKind:
+            if rules.logins is None or kind in rules.logins:
+                names.update(self._working_of(kind, channel))
+        return tuple(name for name in _ORDER if name in names) if names else ()
 
-    def _works(self, name: str, kind: LoginKind, channel: Channel) -> bool:
+    def _working_of(self, kind: LoginKind, channel: Channel) -> Sequence[str]:
         match kind:
             case LoginKind.BASIC:
-                return self._passwords.has_accounts
+                return ("LOGIN", "PLAIN") if self._passwords.has_accounts else ()
             case LoginKind.SCRAM:
-                bound = name == _SCRAM or (channel.tls and bool(channel.bindings))
-                return self._settings.scram and bound and self.accounts.has_scram
+                if not (self._settings.scram and self.accounts.has_scram):
+                    return ()
+                return (_SCRAM_PLUS, _SCRAM) if channel.tls and channel.bindings else (_SCRAM,)
             case LoginKind.CERTIFICATE:
-                return channel.tls and self.certificate_user(channel.certificate) is not None
+                is_somebody = channel.tls and self.certificate_user(channel.certificate) is not None
+                return ("EXTERNAL",) if is_somebody else ()
             case LoginKind.INTEGRATED:
-                return self._integrated is not None and name in self._integrated.mechanisms
+                return self._integrated.mechanisms if self._integrated is not None else ()
             case LoginKind.OAUTH:
-                return self._tokens is not None
+                return self._tokens.mechanisms if self._tokens is not None else ()
 
     def _sources(self) -> Sequence[PasswordSource]:
         if not self._settings.basic:
