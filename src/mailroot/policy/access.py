@@ -18,7 +18,7 @@ from mailroot.policy.auth.settings import AuthenticationSettings
 from mailroot.policy.domains import DomainPatterns, LocalDomains
 from mailroot.policy.networks import ClientList, unmapped
 from mailroot.policy.permissions import Permission
-from mailroot.policy.visit import Accept, Decision, Hangup, Refuse, Visit
+from mailroot.policy.visit import Accept, Decision, Hangup, IPAddress, Refuse, Visit
 from mailroot.units import Doc
 
 
@@ -118,14 +118,22 @@ class _List:
 
 
 class Access:
-    """Who may connect, and who may relay. Raises ValueError for a bad entry or domain.
+    """Who may connect, who may relay, and which proxies are believed. Raises ValueError for a bad entry or domain.
 
     `relay_domains` are the remote domains (`example.com`, `*.example.com`) open for relay by everybody.
     `needs_name`: decisions (permissions' too), or the Received field, want the client's reverse DNS name in the
     Visit.
     """
 
-    __slots__ = ("_allow_authenticated", "_connection", "_local", "_relay", "_relay_domains", "needs_name")
+    __slots__ = (
+        "_allow_authenticated",
+        "_connection",
+        "_local",
+        "_proxies",
+        "_relay",
+        "_relay_domains",
+        "needs_name",
+    )
 
     def __init__(self, settings: AccessSettings, local: LocalDomains, relay_domains: tuple[str, ...]) -> None:
         self._connection = _List("connection control", settings.connection)
@@ -133,6 +141,7 @@ class Access:
         self._local = local
         self._allow_authenticated = settings.relay.allow_authenticated
         self._relay_domains = DomainPatterns(relay_domains)
+        self._proxies = ClientList(settings.proxies)
         lists = [ClientList(entry.networks) for entry in settings.permissions]
         self.needs_name: bool = (
             settings.reverse_dns
@@ -140,6 +149,10 @@ class Access:
             or self._relay.has_names
             or any(clients.has_names for clients in lists)
         )
+
+    def is_proxy(self, peer: IPAddress) -> bool:
+        """Whether a PROXY header of this peer is believed; it has no name yet."""
+        return self._proxies.find(unmapped(peer)) is not None
 
     def may_connect(self, visit: Visit) -> Decision:
         """Connection control, asked before the banner."""
