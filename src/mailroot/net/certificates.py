@@ -6,6 +6,7 @@ be: it is read whole or not at all. No private key is written anywhere in the cl
 
 import ssl
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Certificates:
         if not files:
             raise CertificateError("no certificate is given")
         self._files = tuple(files)
+        self._turn = threading.Lock()
         # Looked at before they are read: a change in between is seen the next time.
         self._states = [_states(file) for file in self._files]
         self._anchors = _read_anchors(client_anchors)
@@ -123,8 +125,11 @@ class Certificates:
         return self._in_use.context(minimum, ask_client)
 
     def refresh(self) -> list[Loaded | Refused]:
-        """Read again what has changed, and what became of it. Connections that stand go on as they are. Blocks;
-        not for concurrent use."""
+        """Read again what has changed, and what became of it. Connections that stand go on as they are. Blocks."""
+        with self._turn:
+            return self._refresh()
+
+    def _refresh(self) -> list[Loaded | Refused]:
         found: list[Loaded | Refused] = []
         kinds, certificates = self._in_use.kinds, list(self._in_use.certificates)
         for n, file in enumerate(self._files):
@@ -246,4 +251,4 @@ def _choose_by_name(context: ssl.SSLContext, by_name: dict[str, ssl.SSLContext])
             if found is not None:
                 tls.context = found
 
-    context.sni_callback = choose  # type: ignore[assignment]
+    context.sni_callback = choose
