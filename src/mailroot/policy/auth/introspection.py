@@ -45,8 +45,7 @@ class Introspection:
         remembered = self._remembered.get(name)
         if remembered is not None:
             granted, until = remembered
-            now = self._clock.now()
-            if until - _REMEMBERED_FOR <= now < until:
+            if self._clock.steady() < until:
                 return granted
             del self._remembered[name]
         try:
@@ -59,8 +58,9 @@ class Introspection:
         now = self._clock.now()
         verdict = judge(said, self._wanted, now)
         if isinstance(verdict, Granted):
-            until, ends = now + _REMEMBERED_FOR, expiry(said)
-            self._remember(name, verdict, until if ends is None else min(until, ends))
+            ends = expiry(said)
+            left = _REMEMBERED_FOR if ends is None else min(_REMEMBERED_FOR, ends - now)
+            self._remember(name, verdict, self._clock.steady() + left)
         return verdict
 
     async def close(self) -> None:

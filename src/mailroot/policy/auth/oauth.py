@@ -8,6 +8,7 @@ import ssl
 from typing import Protocol, assert_never
 
 from mailroot.clock import Clock
+from mailroot.policy.auth.account_file import account_key
 from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Malformed, Step, Unavailable, Verdict
 from mailroot.policy.auth.claims import ScopeMissing, Wanted
 from mailroot.policy.auth.settings import OAuthSettings
@@ -111,7 +112,7 @@ class TokenExchange:
             return Denied("no token", bearer.user)
         verdict = await self._check.check(bearer.token)
         match verdict:
-            case Granted(user) if bearer.user and bearer.user.casefold() != user.casefold():
+            case Granted(user) if bearer.user and account_key(bearer.user) != account_key(user):
                 return Denied(f"the token is that of {user}", bearer.user)
             case ScopeMissing(reason):
                 return ScopeMissing(reason, bearer.user)

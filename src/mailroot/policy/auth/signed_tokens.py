@@ -167,7 +167,7 @@ class IssuerKeys:
         await self._endpoints.close()
 
     def _age(self) -> float:
-        return self._clock.now() - self._known.read_at if self._known is not None else 0.0
+        return self._clock.steady() - self._known.read_at if self._known is not None else 0.0
 
     def _select(self, kid: str | None) -> tuple[Key, ...]:
         if self._known is None:
@@ -177,9 +177,8 @@ class IssuerKeys:
     async def _read_again(self) -> None:
         """Ask the issuer, all who wait together; not if that was done a moment ago."""
         if self._flight is None or self._flight.done():
-            now = self._clock.now()
-            # A clock that was set back must not hold us up until it is late again.
-            if self._asked_at is not None and 0 <= now - self._asked_at < _LEAST_PAUSE:
+            now = self._clock.steady()
+            if self._asked_at is not None and now - self._asked_at < _LEAST_PAUSE:
                 return
             self._asked_at = now
             self._flight = asyncio.create_task(self._read())
@@ -201,7 +200,7 @@ class IssuerKeys:
                 self._known = None
             return
         usable = tuple(Key(jwk) for jwk in keys[:_MOST_KEYS] if _is_for_signatures(jwk))
-        self._known = _KeySet(usable, self._clock.now())
+        self._known = _KeySet(usable, self._clock.steady())
         self._trouble = None
 
     async def _discover(self) -> str:
