@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _SCRAM, _SCRAM_PLUS = "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"
 
-_ORDER = ("EXTERNAL", _SCRAM_PLUS, _SCRAM, "GSSAPI", "NTLM", "OAUTHBEARER", "XOAUTH2", "LOGIN", "PLAIN")
 _GIVES_SECRET_AWAY = frozenset({"LOGIN", "PLAIN", "OAUTHBEARER", "XOAUTH2"})
 
 
@@ -132,29 +131,21 @@ class Logins:
         if self._directory is not None:
             await self._directory.close()
 
-    def _working(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
-        """What could be used here if it were safe."""
-        names: set[str] = set()
-        for kind in LoginKind:
-            if rules.logins is None or kind in rules.logins:
-                names.update(self._working_of(kind, channel))
-        return tuple(name for name in _ORDER if name in names) if names else ()
-
-    def _working_of(self, kind: LoginKind, channel: Channel) -> Sequence[str]:
-        match kind:
-            case LoginKind.BASIC:
-                return ("LOGIN", "PLAIN") if self._passwords.has_accounts else ()
-            case LoginKind.SCRAM:
-                if not (self._settings.scram and self.accounts.has_scram):
-                    return ()
-                return (_SCRAM_PLUS, _SCRAM) if channel.tls and channel.bindings else (_SCRAM,)
-            case LoginKind.CERTIFICATE:
-                is_somebody = channel.tls and self.certificate_user(channel.certificate) is not None
-                return ("EXTERNAL",) if is_somebody else ()
-            case LoginKind.INTEGRATED:
-                return self._integrated.mechanisms if self._integrated is not None else ()
-            case LoginKind.OAUTH:
-                return self._tokens.mechanisms if self._tokens is not None else ()
+    def _working(self, channel: Channel, rules: ListenerRules) -> list[str]:
+        """What could be used here if it were safe, in the order in which it is offered."""
+        names: list[str] = []
+        shown = channel.certificate if channel.tls and rules.offers(LoginKind.CERTIFICATE) else None
+        if self.certificate_user(shown) is not None:
+            names.append("EXTERNAL")
+        if self._settings.scram and rules.offers(LoginKind.SCRAM) and self.accounts.has_scram:
+            names += [_SCRAM_PLUS, _SCRAM] if channel.tls and channel.bindings else [_SCRAM]
+        if self._integrated is not None and rules.offers(LoginKind.INTEGRATED):
+            names += self._integrated.mechanisms
+        if self._tokens is not None and rules.offers(LoginKind.OAUTH):
+            names += ["OAUTHBEARER", "XOAUTH2"]
+        if rules.offers(LoginKind.BASIC) and self._passwords.has_accounts:
+            names += ["LOGIN", "PLAIN"]
+        return names
 
     def _sources(self) -> Sequence[PasswordSource]:
         if not self._settings.basic:
