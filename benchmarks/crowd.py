@@ -2,8 +2,8 @@
 """How much a crowd that does nothing useful slows down those who send: idle and slow connections beside full load.
 
 One relay, one next hop that takes everything, 20 clients that send 4 KB messages as fast as they get their 250. It
-is measured with nobody else there, then with 2,000 idle connections and 200 slow ones, in turns, and the ratio of the
-medians is printed. Nothing but Python and Mailroot's own packages is needed; Linux, because the crowd comes from
+is measured with nobody else there, then with 2,000 idle connections and 200 slow ones, in turns, and the ratio of
+the medians is printed. Nothing but Python and Mailroot's own packages is needed; Linux, because the crowd comes from
 many loopback addresses.
 
     .venv/bin/python benchmarks/crowd.py
