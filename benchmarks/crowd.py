@@ -3,8 +3,8 @@
 
 One relay, one next hop that takes everything, 20 clients that send 4 KB messages as fast as they get their 250. It
 is measured with nobody else there, then with 2,000 idle connections and 200 slow ones, in turns, and the ratio of
-the medians is printed. Nothing but Python and Mailroot's own packages is needed; Linux, because the crowd comes from
-many loopback addresses.
+the medians is printed. Nothing but Python and Mailroot's own packages is needed; Linux, because the crowd comes
+from many loopback addresses.
 
     .venv/bin/python benchmarks/crowd.py
     .venv/bin/python benchmarks/crowd.py --rounds 5 --seconds 15 --idle 5000 --slow 500

@@ -135,6 +135,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
     }
     ports = {name: free_port() for name in rules}
     settings = {
+        "service": {"log": {"level": "debug"}},
         "general": {
             "certificates": [{"file": str(certificate)}],
             "listeners": [{"address": f"127.0.0.1:{ports[name]}", **rule} for name, rule in rules.items()],
