@@ -6,6 +6,7 @@ tested in test_passwords.
 
 import asyncio
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -225,6 +226,19 @@ def test_the_file_is_for_nobody_else(path: Path) -> None:
         assert one.name in ("accounts.json", "accounts.json.lock")
         if one.stat().st_mode & 0o777 != 0o666:  # what Windows says of every file
             assert one.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_what_an_administrator_writes_belongs_to_the_service(path: Path) -> None:
+    service = path.parent / "mailroot"
+    service.mkdir()
+    os.chown(service, 4711, 4712)
+    for owner_like in (service, None):
+        with changing_accounts(path, owner_like=owner_like) as accounts:
+            accounts.put(Account("ann", hashed("x")))
+        for file in (path, path.with_name("accounts.json.lock")):
+            assert (file.stat().st_uid, file.stat().st_gid) == (4711, 4712)
+            assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_writers_take_turns(path: Path) -> None:
