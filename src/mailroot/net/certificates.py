@@ -8,7 +8,7 @@ import ssl
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -55,34 +55,26 @@ class _Context(ssl.SSLContext):
     end_point: bytes = b""
 
 
-class _InUse:
-    """Certificates, and the contexts made of them so far. Replaced as a whole."""
+_Kind = tuple[TlsVersion, bool]
+"""What contexts are asked for: the oldest version, and whether clients are asked for a certificate."""
 
-    def __init__(self, certificates: Sequence[Certificate], anchors: str) -> None:
-        self.certificates = tuple(certificates)
+
+class _Served:
+    """A certificate, and the contexts made of it so far."""
+
+    def __init__(self, certificate: Certificate, anchors: str) -> None:
+        self.certificate = certificate
         self._anchors = anchors
-        self._contexts: dict[tuple[TlsVersion, bool], _Context] = {}
+        self._contexts: dict[_Kind, _Context] = {}
 
-    @property
-    def kinds(self) -> list[tuple[TlsVersion, bool]]:
-        """For what there are contexts."""
-        return list(self._contexts)
-
-    def context(self, minimum: TlsVersion, ask_client: bool) -> _Context:
-        """The context that connections begin with."""
-        kind = (minimum, ask_client)
+    def context(self, kind: _Kind) -> _Context:
+        """The context of that kind. Raises CertificateError where OpenSSL does not take the certificate."""
         found = self._contexts.get(kind)
         if found is None:
-            # What is asked for at the start of TLS holds (oldest version, verification), whichever certificate is
-            # chosen after; so all contexts of a kind are alike but for their certificate.
-            contexts = [self._make(certificate, minimum, ask_client) for certificate in self.certificates]
-            found = contexts[0]
-            if len(contexts) > 1:
-                _choose_by_name(found, _by_name(self.certificates, contexts))
-            self._contexts[kind] = found
+            found = self._contexts[kind] = self._new_context(*kind)
         return found
 
-    def _make(self, certificate: Certificate, minimum: TlsVersion, ask_client: bool) -> _Context:
+    def _new_context(self, minimum: TlsVersion, ask_client: bool) -> _Context:
         context = _Context(ssl.PROTOCOL_TLS_SERVER)
         if minimum in _OLD:
             warnings.filterwarnings("ignore", r"ssl\.TLSVersion\.TLSv1", DeprecationWarning)
@@ -96,9 +88,36 @@ class _InUse:
             # A pinned certificate is trusted by itself, whoever signed it.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata=self._anchors)
-        _load(context, certificate)
-        context.end_point = certificate.end_point
+        _load(context, self.certificate)
+        context.end_point = self.certificate.end_point
         return context
+
+
+class _InUse:
+    """The certificates that serve now. Replaced as a whole."""
+
+    def __init__(self, served: Sequence[_Served]) -> None:
+        self.served = tuple(served)
+        self._begin: dict[_Kind, _Context] = {}
+
+    @property
+    def kinds(self) -> tuple[_Kind, ...]:
+        """What has been asked for so far."""
+        return tuple(self._begin)
+
+    def context(self, kind: _Kind) -> _Context:
+        """The context that connections begin with. What is asked for there holds (oldest version, verification),
+        whichever certificate is chosen after: contexts of a kind are alike but for their certificate."""
+        found = self._begin.get(kind)
+        if found is None:
+            by_name = {
+                name: one.context(kind) for one in reversed(self.served) for name in one.certificate.info.names
+            }
+            found = self.served[0].context(kind)
+            if len(self.served) > 1:
+                _choose_by_name(found, by_name)
+            self._begin[kind] = found
+        return found
 
 
 class Certificates:
@@ -115,14 +134,15 @@ class Certificates:
         self._turn = threading.Lock()
         # Looked at before they are read: a change in between is seen the next time.
         self._states = [_states(file) for file in self._files]
+        self._reasons = [""] * len(self._files)
         self._anchors = _read_anchors(client_anchors)
-        kind = (TlsVersion.TLS_1_2, bool(client_anchors))
-        self._in_use = self._make([read_certificate(file) for file in self._files], [kind])
+        self._in_use = _InUse([_Served(read_certificate(file), self._anchors) for file in self._files])
+        self._in_use.context((TlsVersion.TLS_1_2, bool(client_anchors)))
 
     def context(self, minimum: TlsVersion, *, ask_client: bool) -> ssl.SSLContext:
         """For new connections: with versions from `minimum` on; `ask_client`: clients are asked for a certificate,
         and need not have one."""
-        return self._in_use.context(minimum, ask_client)
+        return self._in_use.context((minimum, ask_client))
 
     def refresh(self) -> list[Loaded | Refused]:
         """Read again what has changed, and what became of it. Connections that stand go on as they are. Blocks."""
@@ -131,40 +151,36 @@ class Certificates:
 
     def _refresh(self) -> list[Loaded | Refused]:
         found: list[Loaded | Refused] = []
-        kinds, certificates = self._in_use.kinds, list(self._in_use.certificates)
+        kinds, served = self._in_use.kinds, list(self._in_use.served)
         for n, file in enumerate(self._files):
             states = _states(file)
             if states == self._states[n]:
                 continue
-            self._states[n] = states
             try:
-                fresh = read_certificate(file)
-                # That OpenSSL takes it is known only when it has.
-                self._make([fresh], kinds)
+                fresh = _Served(read_certificate(file), self._anchors)
+                for kind in kinds:
+                    fresh.context(kind)
             except CertificateError as error:
-                found.append(Refused(str(file.file), str(error)))
+                # It may be no fault of the file's, so it is tried again; the same reason is told once.
+                if str(error) != self._reasons[n]:
+                    found.append(Refused(str(file.file), str(error)))
+                self._reasons[n] = str(error)
                 continue
-            if fresh != certificates[n]:
-                certificates[n] = fresh
-                found.append(Loaded(fresh.info))
-        if any(isinstance(one, Loaded) for one in found):
-            try:
-                self._in_use = self._make(certificates, kinds)
-            except CertificateError as error:
-                # Not the fault of one of them, so next time all are tried again.
-                self._states = [[] for _ in self._files]
-                return [Refused(str(self._files[0].file), str(error))]
+            self._states[n] = states
+            self._reasons[n] = ""
+            if fresh.certificate != served[n].certificate:
+                served[n] = fresh
+                found.append(Loaded(fresh.certificate.info))
+        if tuple(served) != self._in_use.served:
+            in_use = _InUse(served)
+            for kind in kinds:
+                in_use.context(kind)
+            self._in_use = in_use
         return found
-
-    def _make(self, certificates: Sequence[Certificate], kinds: Iterable[tuple[TlsVersion, bool]]) -> _InUse:
-        in_use = _InUse(certificates, self._anchors)
-        for minimum, ask_client in kinds:
-            in_use.context(minimum, ask_client)
-        return in_use
 
     def shown(self) -> tuple[CertificateInfo, ...]:
         """What is in use, in the order of the files."""
-        return tuple(certificate.info for certificate in self._in_use.certificates)
+        return tuple(one.certificate.info for one in self._in_use.served)
 
     def bindings(self, tls: ssl.SSLObject | None) -> tuple[tuple[str, bytes], ...]:
         """The channel bindings of a connection (RFC 5929), by name; none where there is no TLS."""
@@ -232,16 +248,7 @@ def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
         raise CertificateError(f"{certificate.info.file}: no temporary file can be made for it: {reason}") from None
 
 
-def _by_name(certificates: Iterable[Certificate], contexts: Iterable[ssl.SSLContext]) -> dict[str, ssl.SSLContext]:
-    """Contexts by the names of their certificates; a name that several have is the first one's."""
-    found: dict[str, ssl.SSLContext] = {}
-    for certificate, context in zip(certificates, contexts, strict=True):
-        for name in certificate.info.names:
-            found.setdefault(name, context)
-    return found
-
-
-def _choose_by_name(context: ssl.SSLContext, by_name: dict[str, ssl.SSLContext]) -> None:
+def _choose_by_name(context: ssl.SSLContext, by_name: Mapping[str, ssl.SSLContext]) -> None:
     def choose(tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         # RFC 6066 §3 would let us refuse an unknown name; the client knows better whom it trusts.
         if name:
