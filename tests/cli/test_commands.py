@@ -105,9 +105,10 @@ def test_help_reaches_every_command(say: Mailroot) -> None:
         section = text.partition("Commands")[2]
         return re.findall(r"^\W*([a-z]+)  ", section, re.MULTILINE)
 
-    assert set(commands()) == {"run", "send", "explain", "version", "config", "server", "session", "queue"}
+    assert set(commands()) == {"run", "send", "explain", "version", "config", "server", "session", "queue", "user"}
     assert set(commands("server")) == {"list", "start", "stop", "pause", "continue", "restart", "reload"}
     assert set(commands("session")) == {"list", "end"}
+    assert set(commands("user")) == {"add", "passwd", "remove", "list", "disable", "enable"}
     assert set(commands("queue")) == {"list", "show", "export", "retry", "hold", "release", "delete", "count"}
     for room in ("server", "session", "queue"):
         for command in commands(room):
