@@ -381,7 +381,7 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
     assert isinstance(refused, Refused)
     assert refused.file == str(tmp_path / "2.pem")
     assert "does not belong to the private key" in refused.reason
-    assert certificates.refresh() == []
+    assert certificates.refresh() == [refused]
     assert Shaken(certificates, name="b.example.com").shown == second.der
     key.replace(tmp_path / "2.key")
     (loaded,) = certificates.refresh()

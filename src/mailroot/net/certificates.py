@@ -16,6 +16,8 @@ from secrets import token_hex
 from mailroot.net.certificate_file import Certificate, CertificateInfo, read_certificate
 from mailroot.net.tls import CertificateError, CertificateFile, TlsVersion
 
+__all__ = ["CertificateInfo", "Certificates", "Loaded", "Refused"]
+
 _MINIMUM = {
     # Not TLSv1: it is the oldest there is, SSL 3.0 being switched off, and can be said without a warning.
     TlsVersion.TLS_1_0: ssl.TLSVersion.MINIMUM_SUPPORTED,
@@ -134,7 +136,6 @@ class Certificates:
         self._turn = threading.Lock()
         # Looked at before they are read: a change in between is seen the next time.
         self._states = [_states(file) for file in self._files]
-        self._reasons = [""] * len(self._files)
         self._anchors = _read_anchors(client_anchors)
         self._in_use = _InUse([_Served(read_certificate(file), self._anchors) for file in self._files])
         self._in_use.context((TlsVersion.TLS_1_2, bool(client_anchors)))
@@ -145,7 +146,8 @@ class Certificates:
         return self._in_use.context((minimum, ask_client))
 
     def refresh(self) -> list[Loaded | Refused]:
-        """Read again what has changed, and what became of it. Connections that stand go on as they are. Blocks."""
+        """Read again what has changed, and what became of it; what is refused is so each time, until it can be used.
+        Connections that stand go on as they are. Blocks."""
         with self._turn:
             return self._refresh()
 
@@ -161,13 +163,10 @@ class Certificates:
                 for kind in kinds:
                     fresh.context(kind)
             except CertificateError as error:
-                # It may be no fault of the file's, so it is tried again; the same reason is told once.
-                if str(error) != self._reasons[n]:
-                    found.append(Refused(str(file.file), str(error)))
-                self._reasons[n] = str(error)
+                # Tried again the next time: it may be no fault of the file's.
+                found.append(Refused(str(file.file), str(error)))
                 continue
             self._states[n] = states
-            self._reasons[n] = ""
             if fresh.certificate != served[n].certificate:
                 served[n] = fresh
                 found.append(Loaded(fresh.certificate.info))
