@@ -6,11 +6,14 @@ not meant is a warning.
 
 import errno
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from mailroot.config.check_access import check_access
+from mailroot.config.check_listeners import check_listeners, collide, listening_places
+from mailroot.config.check_permissions import check_permissions
 from mailroot.config.model import ServiceSettings, VirtualServerSettings
 from mailroot.config.quantities import format_duration, format_size
 from mailroot.config.tree import Findings, Node, find, is_written
@@ -20,14 +23,9 @@ from mailroot.deliver.security import OutboundSecurity, TlsPolicy, tls_context
 from mailroot.mail.address import domain_key
 from mailroot.mail.mailboxes import mailboxes
 from mailroot.net.dns import Resolver
-from mailroot.net.listener import Endpoint, parse_listen
-from mailroot.net.tls import CertificateError, server_context
-from mailroot.policy.access import AccessList, Mode
+from mailroot.net.listener import Endpoint
 from mailroot.policy.domains import read_domain, read_pattern
-from mailroot.policy.networks import Network, read_entry
 from mailroot.smtp.grammar import parse_mailbox
-
-_WILDCARDS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +61,14 @@ class Check:
     def virtual_server(self, checked: Checked) -> None:
         """All of its sections."""
         settings, node = checked.settings, checked.node
-        self._general(settings, node)
-        self._access(settings, node)
+        check_listeners(settings, node, self._findings)
+        check_access(settings, node, self._findings)
+        check_permissions(settings, node, self._findings)
         self._messages(settings, node)
         self._reports(settings.reports, node)
         self._delivery(settings, node)
         self._domains(settings, node)
         self._folders(settings, node)
-
-    def _try(self, node: Node, names: Sequence[str | int], read: Callable[[], object]) -> bool:
-        """Whether it can be read; if not, the reason is told at that place."""
-        try:
-            read()
-        except ValueError as error:
-            self._findings.error(find(node, *names), str(error))
-            return False
-        return True
 
     def _is_folder(self, node: Node, names: Sequence[str | int], path: Path) -> bool | None:
         """Whether it is a folder or something else; None: there is nothing, or it cannot be known."""
@@ -92,44 +82,6 @@ class Check:
             reason = (error.strerror or str(error)).lower()
             self._findings.error(find(node, *names), f"{path} cannot be used: {reason}")
         return None
-
-    def _general(self, settings: VirtualServerSettings, node: Node) -> None:
-        general, findings = settings.general, self._findings
-        fqdn = general.fqdn
-        if fqdn and self._try(node, ("general", "fqdn"), lambda: read_domain(fqdn)) and "." not in fqdn:
-            findings.warn(
-                find(node, "general", "fqdn"),
-                f"{fqdn!r} is a bare name; many servers refuse mail from such a name. Right would be "
-                "'relay.example.com'",
-            )
-        seen: set[Endpoint] = set()
-        for n, text in enumerate(general.listen):
-            endpoints = _endpoints(text)
-            if isinstance(endpoints, ValueError):
-                findings.error(find(node, "general", "listen", n), str(endpoints))
-            elif any(endpoint.port and endpoint in seen for endpoint in endpoints):
-                findings.error(find(node, "general", "listen", n), f"{text!r} is in the list twice; once is right")
-            else:
-                seen.update(endpoints)
-        if not general.listen:
-            findings.warn(find(node, "general", "listen"), "is empty: nobody can hand in mail by SMTP")
-        for n, certificate in enumerate(general.certificates):
-            try:
-                server_context(certificate.file, certificate.key)
-            except CertificateError as error:
-                findings.error(find(node, "general", "certificates", n, "file"), str(error))
-
-    def _access(self, settings: VirtualServerSettings, node: Node) -> None:
-        for name, access in (("connection", settings.access.connection), ("relay", settings.access.relay)):
-            for n, entry in enumerate(access.list):
-                self._try(node, ("access", name, "list", n), lambda entry=entry: read_entry(entry))  # type: ignore[misc]
-        is_open = _is_for_everybody(settings.access.relay) and not _is_for_few(settings.access.connection)
-        if is_open and any(map(_is_reachable, settings.general.listen)):
-            self._findings.warn(
-                find(node, "access", "relay", "list"),
-                "everybody who can connect may relay to everywhere: an open relay is found and abused within "
-                "hours, unless a firewall keeps strangers away",
-            )
 
     def _messages(self, settings: VirtualServerSettings, node: Node) -> None:
         messages = settings.messages
@@ -147,7 +99,7 @@ class Check:
     def _reports(self, reports: ReportSettings, node: Node) -> None:
         for name, text in (("copy_to", reports.copy_to), ("postmaster", reports.postmaster)):
             if text:
-                self._try(node, ("reports", name), lambda text=text: _mailbox(text))  # type: ignore[misc]
+                self._findings.attempt(find(node, "reports", name), _mailbox, text)
 
     def _delivery(self, settings: VirtualServerSettings, node: Node) -> None:
         delivery, findings = settings.delivery, self._findings
@@ -157,9 +109,9 @@ class Check:
             self._smart_host(node, (*section, "smart_host", n), host, connections.port)
         for name, domain in (("masquerade_domain", advanced.masquerade_domain), ("fqdn", advanced.fqdn)):
             if domain:
-                self._try(node, (*section, name), lambda domain=domain: read_domain(domain))  # type: ignore[misc]
+                self._findings.attempt(find(node, *section, name), read_domain, domain)
         for n, server in enumerate(advanced.dns_servers):
-            self._try(node, (*section, "dns_servers", n), lambda server=server: Resolver((server,)))  # type: ignore[misc]
+            self._findings.attempt(find(node, *section, "dns_servers", n), Resolver, (server,))
         if advanced.direct_first and not advanced.smart_host:
             findings.warn(find(node, *section, "direct_first"), "has no effect without a smart_host")
         self._connections(settings, node)
@@ -167,7 +119,7 @@ class Check:
         self._retries(settings, node)
 
     def _smart_host(self, node: Node, names: Sequence[str | int], host: str, port: int) -> None:
-        self._try(node, names, lambda: SmartHost.read(host, port))
+        self._findings.attempt(find(node, *names), SmartHost.read, host, port)
 
     def _connections(self, settings: VirtualServerSettings, node: Node) -> None:
         connections, findings = settings.delivery.outbound_connections, self._findings
@@ -244,15 +196,15 @@ class Check:
     def _domains(self, settings: VirtualServerSettings, node: Node) -> None:
         domains, findings = settings.domains, self._findings
         if domains.default:
-            self._try(node, ("domains", "default"), lambda: read_domain(domains.default))
+            self._findings.attempt(find(node, "domains", "default"), read_domain, domains.default)
         for n, alias in enumerate(domains.aliases):
-            self._try(node, ("domains", "aliases", n), lambda alias=alias: read_pattern(alias))  # type: ignore[misc]
+            self._findings.attempt(find(node, "domains", "aliases", n), read_pattern, alias)
         seen: set[str] = set()
         local = {domain_key(name) for name in (domains.default or settings.general.fqdn, *domains.aliases)}
         for n, remote in enumerate(domains.remote):
             where: tuple[str | int, ...] = ("domains", "remote", n)
             key = domain_key(remote.name.strip())
-            if self._try(node, (*where, "name"), lambda remote=remote: read_pattern(remote.name)):  # type: ignore[misc]
+            if self._findings.attempt(find(node, *where, "name"), read_pattern, remote.name):
                 if key in seen:
                     findings.error(find(node, *where, "name"), f"{remote.name!r} is there twice; once is right")
                 if key in local:
@@ -293,17 +245,16 @@ class Check:
             settings, node = checked.settings, checked.node
             owner = f"virtual server {settings.name!r}"
             own: list[tuple[Endpoint, str]] = []
-            for n, text in enumerate(settings.general.listen):
-                endpoints = _endpoints(text)
-                if isinstance(endpoints, ValueError):
-                    continue
-                other = next((who for one in endpoints for there, who in taken if _collide(one, there)), None)
+            for listening in listening_places(settings.general):
+                places = listening.endpoints
+                other = next((who for one in places for there, who in taken if collide(one, there)), None)
                 if other is not None:
                     self._findings.error(
-                        find(node, "general", "listen", n),
-                        f"{text!r} is taken by {other}; right would be another port, or an address of its own",
+                        find(node, *listening.names),
+                        f"{listening.text!r} is taken by {other}; right would be another port, or an address of "
+                        "its own",
                     )
-                own += [(endpoint, owner) for endpoint in endpoints]
+                own += [(endpoint, owner) for endpoint in places]
             taken += own
             self._own_mailroot(checked, owner, folders)
         for checked in all_checked:
@@ -353,45 +304,6 @@ def _mailbox(text: str) -> None:
     if len(found) > 1:
         raise ValueError(f"{text!r} are {len(found)} addresses; right would be one, perhaps that of a group")
     parse_mailbox(found[0] if found else text, "example.com")
-
-
-def _endpoints(text: str) -> tuple[Endpoint, ...] | ValueError:
-    try:
-        return parse_listen(text)
-    except ValueError as error:
-        return error
-
-
-def _collide(one: Endpoint, other: Endpoint) -> bool:
-    if one.port != other.port or not one.port or (":" in one.address) != (":" in other.address):
-        return False
-    return one.address == other.address or one.address in _WILDCARDS or other.address in _WILDCARDS
-
-
-def _is_reachable(listen: str) -> bool:
-    """Whether others than this computer can connect there."""
-    endpoints = _endpoints(listen)
-    return not isinstance(endpoints, ValueError) and any(
-        not ip_address(endpoint.address).is_loopback for endpoint in endpoints
-    )
-
-
-def _is_for_everybody(access: AccessList) -> bool:
-    if access.mode is Mode.EXCEPT:
-        return not access.list
-    return any(_is_everything(entry) for entry in access.list)
-
-
-def _is_for_few(access: AccessList) -> bool:
-    return access.mode is Mode.ONLY and not _is_for_everybody(access)
-
-
-def _is_everything(entry: str) -> bool:
-    try:
-        read = read_entry(entry)
-    except ValueError:
-        return False
-    return isinstance(read, Network) and read.prefix == 0
 
 
 def _is_loopback(address: str) -> bool:

@@ -31,8 +31,8 @@ Several virtual servers. What stands above holds for all of them; a section belo
 keys for that one. Without any such section there is one virtual server, named "default".
 """
 _SERVER_EXAMPLES = (
-    ("internal", '["127.0.0.1:2525"]', "mailroot/internal"),
-    ("partners", '["127.0.0.1:2526"]', "mailroot/partners"),
+    ("internal", ('listen = ["127.0.0.1:2525"]', 'mailroot = "mailroot/internal"')),
+    ("partners", ('listen = ["127.0.0.1:2526"]', "listeners = []", 'mailroot = "mailroot/partners"')),
 )
 
 
@@ -44,8 +44,8 @@ def sample() -> str:
         if setting.is_section:
             lines += _section(setting.kind, getattr(default, setting.name), (setting.name,))
     lines += _words(_SERVERS)
-    for name, listen, mailroot in _SERVER_EXAMPLES:
-        lines += [f"#[virtual_server.{name}.general]", f"#listen = {listen}", f'#mailroot = "{mailroot}"', ""]
+    for name, examples in _SERVER_EXAMPLES:
+        lines += [f"#[virtual_server.{name}.general]", *(f"#{example}" for example in examples), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

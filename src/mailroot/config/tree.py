@@ -4,11 +4,13 @@ A virtual server's tables are laid over the shared ones, so a value may come fro
 and an error names the line it is really written in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec
 
 from mailroot.config.lines import Path, line_of
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,17 @@ class Findings:
         """`text`: what is wrong; what would be right."""
         self.errors.setdefault((path, text), place(path, table=table))
 
-    def warn(self, path: Path, text: str) -> None:
-        self.warnings.setdefault((path, text), place(path))
+    def warn(self, path: Path, text: str, *, table: bool = False) -> None:
+        self.warnings.setdefault((path, text), place(path, table=table))
+
+    def attempt(self, path: Path, read: Callable[P, object], *of: P.args, **options: P.kwargs) -> bool:
+        """Whether it can be read; if not, what the ValueError says is told at that place."""
+        try:
+            read(*of, **options)
+        except ValueError as error:
+            self.error(path, str(error))
+            return False
+        return True
 
     @staticmethod
     def lines(found: Mapping[tuple[Path, str], str], file: str, lines: Mapping[Path, int]) -> list[str]:

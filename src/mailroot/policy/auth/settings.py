@@ -134,7 +134,10 @@ class AuthenticationSettings:
     integrated: Annotated[IntegratedSettings, Doc("Integrated Windows Authentication.")] = field(
         default_factory=IntegratedSettings
     )
-    windows: Annotated[WindowsSettings | None, Doc("Windows accounts for Basic authentication.")] = None
+    windows: Annotated[
+        WindowsSettings | None,
+        Doc("Windows accounts for Basic authentication: on Windows, and not together with `ldap`."),
+    ] = None
     ldap: Annotated[LdapSettings | None, Doc("A directory for Basic authentication.")] = None
     oauth: Annotated[OAuthSettings | None, Doc("Logins with OAuth2 access tokens.")] = None
     client_ca: Annotated[
