@@ -146,8 +146,8 @@ class Certificates:
         return self._in_use.context((minimum, ask_client))
 
     def refresh(self) -> list[Loaded | Refused]:
-        """Read again what has changed, and what became of it; what is refused is so each time, until it can be used.
-        Connections that stand go on as they are. Blocks."""
+        """Read again what has changed, and what became of it; what is refused is so each time, until it
+        can be used. Connections that stand go on as they are. Blocks."""
         with self._turn:
             return self._refresh()
 
