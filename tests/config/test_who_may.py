@@ -49,7 +49,7 @@ HASH = "$argon2id$v=19$m=19456,t=2,p=1$MDEyMzQ1Njc4OWFiY2RlZg$MDEyMzQ1Njc4OWFiY2
             f'[general]\nlisten = ["*:25"]\n{FOR_ALL}list = ["10.0.0.0/8"]',
             "all but the list who can connect may relay to everywhere without a login: an open relay",
         ),
-        (f"{listener('*:26')}{FOR_ALL}list = []", "everybody who can connect may relay to everywhere without a login"),
+        (f"{listener('*:26')}{FOR_ALL}list = []", "everybody who can connect may relay to everywhere without"),
         (listener("*:587", 'min_tls = "1.0"'), 'TLS 1.0 is not safe any more; better would be "1.2"'),
         (listener("*:587", 'tls = "off"', 'min_tls = "1.3"'), 'has no effect with tls = "off"'),
         ('[access]\nproxies = ["10.0.0.2"]', "no listener has proxy_protocol = true"),
