@@ -482,7 +482,7 @@ async def test_a_change_that_cannot_be_leaves_everything_as_it_was(rig: Rig, tmp
 async def test_a_change_that_is_let_go_frees_what_it_had_bound(rig: Rig) -> None:
     await rig.server.start()
     new = f"127.0.0.1:{free_port()}"
-    (await rig.server.prepare(rig.general(listen=(ANY, new)))).discard()
+    await (await rig.server.prepare(rig.general(listen=(ANY, new)))).discard()
     with socket.create_server(("127.0.0.1", int(new.rpartition(":")[2]))):
         pass
 

@@ -6,19 +6,21 @@ So a configuration is known to be whole before anything of it is applied; `virtu
 import contextlib
 import errno
 import os
-import ssl
 from dataclasses import dataclass
 
 from mailroot.config.model import VirtualServerSettings
 from mailroot.deliver.hosts import Hosts, Itself
 from mailroot.deliver.route import Router
 from mailroot.deliver.schedule import Schedule
+from mailroot.net.certificates import Certificates
 from mailroot.net.dns import Resolver
 from mailroot.net.listener import parse_listen
-from mailroot.net.tls import server_context
 from mailroot.operations import Folders
 from mailroot.policy.access import Access
+from mailroot.policy.auth.logins import Logins
 from mailroot.policy.domains import LocalDomains
+from mailroot.policy.networks import ClientList
+from mailroot.policy.permissions import Permissions
 from mailroot.system import make_private
 
 
@@ -31,6 +33,8 @@ class Plan:
     folders: Folders
     local: LocalDomains
     access: Access
+    permissions: Permissions
+    xclient: ClientList
     resolver: Resolver
     router: Router
     hosts: Hosts
@@ -69,17 +73,18 @@ class Plan:
             ),
             local,
             Access(settings.access, local, open_domains),
+            Permissions(settings.access.permissions, local),
+            ClientList(settings.access.xclient),
             resolver,
             router,
             Hosts(resolver, itself, source=delivery.outbound_connections.source_address),
             Schedule(delivery.retries),
         )
 
-    def tls(self) -> ssl.SSLContext | None:
-        """The context for STARTTLS, its certificate read now; None: not offered. Raises CertificateError."""
-        for certificate in self.settings.general.certificates:
-            return server_context(certificate.file, certificate.key)
-        return None
+    def certificates(self, logins: Logins) -> Certificates | None:
+        """What TLS is served with, read now; None: not offered. Raises CertificateError."""
+        files = self.settings.general.certificates
+        return Certificates(files, client_anchors=logins.client_anchors()) if files else None
 
 
 def make_folders(folders: Folders) -> None:

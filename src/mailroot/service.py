@@ -194,7 +194,7 @@ class Service:
                 self._change_log(configuration)
         except BaseException:
             for change in changes:
-                change.discard()
+                await change.discard()
             for server in added:
                 await server.close()
             raise

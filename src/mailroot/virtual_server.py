@@ -8,7 +8,6 @@ even if who asked for it leaves.
 import asyncio
 import contextlib
 import errno
-import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -32,6 +31,8 @@ from mailroot.events import (
     QueueTrouble,
     ServerChanged,
 )
+from mailroot.front_door import FrontDoor, Proofs
+from mailroot.net.certificates import Certificates
 from mailroot.net.dns import Resolver
 from mailroot.net.listener import CannotListen
 from mailroot.net.tls import CertificateError
@@ -39,12 +40,13 @@ from mailroot.operations import Conflict, Folders, OperationError, ServerState
 from mailroot.plan import Plan, make_folders
 from mailroot.policy.access import Access
 from mailroot.policy.domains import LocalDomains
+from mailroot.policy.guard import Guard
+from mailroot.policy.permissions import Permissions
 from mailroot.queue.base import Queue, QueueError
 from mailroot.queue.sqlite import open_queue
 from mailroot.receive.intake import Intake
 from mailroot.receive.listeners import Arrangement, Listeners
 from mailroot.receive.pickup import Pickup
-from mailroot.receive.session import Terms
 from mailroot.receive.sessions import Sessions
 
 _SESSION_GRACE = 10.0
@@ -66,25 +68,27 @@ class Change:
         server: "VirtualServer",
         plan: Plan,
         arrangement: Arrangement | None = None,
-        tls: ssl.SSLContext | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
-        """`arrangement` is None where the virtual server is stopped."""
+        """`arrangement` and `proofs` are None where the virtual server is stopped."""
         self._server = server
         self._plan = plan
         self._arrangement = arrangement
-        self._tls = tls
+        self._proofs = proofs
 
     async def apply(self) -> None:
         """Go by the new settings from now on; sessions that are open keep the old ones."""
         try:
-            await self._server._apply(self._plan, self._arrangement, self._tls)
+            await self._server._apply(self._plan, self._arrangement, self._proofs)
         finally:
             self._server._turn.release()
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Leave everything as it is."""
         if self._arrangement is not None:
             self._arrangement.discard()
+        if self._proofs is not None:
+            await self._server._front.drop(self._proofs)
         self._server._turn.release()
 
 
@@ -101,7 +105,7 @@ class VirtualServer:
         self._trouble = ""
         self._queue_trouble = ""
         self._queue: Queue | None = None
-        self._sessions = Sessions()
+        self._front = FrontDoor(self._plan, bus, clock)
         self._listeners: Listeners | None = None
         self._pool: Pool | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -143,7 +147,19 @@ class VirtualServer:
 
     @property
     def sessions(self) -> Sessions:
-        return self._sessions
+        return self._front.sessions
+
+    @property
+    def guard(self) -> Guard:
+        return self._front.guard
+
+    @property
+    def certificates(self) -> Certificates | None:
+        return self._front.certificates
+
+    @property
+    def permissions(self) -> Permissions:
+        return self._plan.permissions
 
     @property
     def access(self) -> Access:
@@ -228,7 +244,6 @@ class VirtualServer:
     async def _prepare(self, settings: VirtualServerSettings) -> Change:
         try:
             plan = Plan.of(settings, self._computer)
-            tls = plan.tls()
             if plan.folders.mailroot != self._plan.folders.mailroot and self._queue is not None:
                 raise Conflict(
                     f"virtual server {self.name!r}: the mailroot folder cannot change while the service runs; "
@@ -237,7 +252,13 @@ class VirtualServer:
             if self._listeners is None:
                 return Change(self, plan)
             await asyncio.to_thread(make_folders, plan.folders)
-            return Change(self, plan, self._listeners.arrange(settings.general), tls)
+            arrangement = self._listeners.arrange(settings.general)
+            try:
+                proofs = self._front.read(plan)
+            except BaseException:
+                arrangement.discard()
+                raise
+            return Change(self, plan, arrangement, proofs)
         except CannotListen as error:
             raise OperationError(f"virtual server {self.name!r}: {error}{self._advice(error)}") from error
         except (OSError, ValueError, CertificateError) as error:
@@ -277,7 +298,7 @@ class VirtualServer:
             self._become(ServerState.STARTING)
             try:
                 await self._open(self._plan)
-            except (OSError, QueueError, CertificateError) as error:
+            except (OSError, ValueError, QueueError, CertificateError) as error:
                 self._trouble = str(error)
                 if isinstance(error, CannotListen):
                     self._bus.publish(ListenerFailed(self.name, error.address, str(error)))
@@ -297,11 +318,12 @@ class VirtualServer:
             listeners, self._listeners = self._listeners, None
             if listeners is not None:
                 closing = asyncio.create_task(listeners.close(_SESSION_GRACE))
-                await self._in_grace(closing, self._sessions.cut_all)
+                await self._in_grace(closing, self.sessions.cut_all)
             await self._end(self._tasks)
             self._tasks = []
             if self._retiring:
                 await asyncio.wait(self._retiring)
+            await self._front.close()
             await self._plan.resolver.close()
             self._become(ServerState.STOPPED)
 
@@ -326,26 +348,33 @@ class VirtualServer:
             self._queue = await open_queue(plan.folders.queue, self._clock, self._on_queue_trouble)
         self._advise(plan)
         intake = self._intake(plan, self._queue)
-        terms = self._terms(plan, intake, plan.tls())
+        await self._front.remember(plan, self._queue)
+        terms = self._front.terms(plan, self._front.read(plan), intake)
+        await self._front.disk.look()
         jobs = self._jobs(plan, self._queue, intake)
-        listeners = Listeners(plan.settings.general, terms, self._sessions)
+        listeners = Listeners(plan.settings.general, terms, self.sessions)
         await listeners.open()
         self._listeners = listeners
         self._tasks = self._begin(jobs)
 
-    async def _apply(self, plan: Plan, arrangement: Arrangement | None, tls: ssl.SSLContext | None) -> None:
+    async def _apply(self, plan: Plan, arrangement: Arrangement | None, proofs: Proofs | None) -> None:
         old, self._plan = self._plan, plan
-        if self._listeners is None or self._queue is None or arrangement is None:
+        if self._listeners is None or self._queue is None or arrangement is None or proofs is None:
             return
         self._advise(plan)
         intake = self._intake(plan, self._queue)
-        self._listeners.terms = self._terms(plan, intake, tls)
+        before = self._front.proofs
+        self._listeners.terms = self._front.terms(plan, proofs, intake)
         await arrangement.apply()
         tasks, self._tasks = self._tasks, self._begin(self._jobs(plan, self._queue, intake))
         # Attempts under way come to their end by the old settings, beside the new ones.
-        retiring = asyncio.create_task(self._retire(tasks, old))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        leave_takings = [self._retire(tasks, old)]
+        if before is not None and before.logins is not proofs.logins:
+            leave_takings.append(self._front.retire(before))
+        for leave_taking in leave_takings:
+            retiring = asyncio.create_task(leave_taking)
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
         self._bus.publish(ServerChanged(self.name, self._state.value, "configuration reloaded"))
 
     async def _retire(self, tasks: list[asyncio.Task[None]], plan: Plan) -> None:
@@ -378,23 +407,6 @@ class VirtualServer:
     def _intake(self, plan: Plan, queue: Queue) -> Intake:
         return Intake(
             queue, self._bus, self._clock, server=self.name, fqdn=plan.fqdn, messages=plan.settings.messages
-        )
-
-    def _terms(self, plan: Plan, intake: Intake, tls: ssl.SSLContext | None) -> Terms:
-        settings = plan.settings
-        return Terms(
-            server=self.name,
-            fqdn=plan.fqdn,
-            default_domain=plan.local.default,
-            idle_timeout=settings.general.connection_timeout,
-            messages=settings.messages,
-            access=plan.access,
-            intake=intake,
-            bus=self._bus,
-            clock=self._clock,
-            tls=tls,
-            lookup=plan.resolver.name,
-            reverse_dns=settings.access.reverse_dns,
         )
 
     def _jobs(self, plan: Plan, queue: Queue, intake: Intake) -> list[_Job]:
@@ -430,7 +442,7 @@ class VirtualServer:
                         await asyncio.sleep(0)
                 await self._clock.sleep_until(now + _TIDY_EVERY)
 
-        jobs: list[_Job] = [("delivery", deliver), ("history", tidy)]
+        jobs: list[_Job] = [("delivery", deliver), ("history", tidy), ("disk space", self._front.disk.run)]
         if settings.general.pickup:
             pickup = Pickup(
                 folders.pickup,

@@ -498,5 +498,5 @@ async def test_a_fault_of_ours(at: str) -> None:
 
 async def test_terms_of_tls_without_any() -> None:
     door = Door(relay=relay_for_all())
-    assert not door.terms.offer.starttls
-    assert replace(door.terms, tls=object()).offer.starttls  # type: ignore[arg-type]
+    assert not door.terms.offer(door.rules).starttls
+    assert replace(door.terms, certificates=object()).offer(door.rules).starttls  # type: ignore[arg-type]

@@ -51,9 +51,20 @@ def test_unverified() -> None:
     assert trace("[192.0.2.1]", mark=True) == "from [192.0.2.1] ([192.0.2.1]) by us.example"
 
 
-def test_keywords() -> None:
-    assert transmission(extended=False, tls=False, smtputf8=False) == "SMTP"
-    assert transmission(extended=True, tls=False, smtputf8=False) == "ESMTP"
-    assert transmission(extended=True, tls=True, smtputf8=False) == "ESMTPS"
-    assert transmission(extended=True, tls=False, smtputf8=True) == "UTF8SMTP"
-    assert transmission(extended=True, tls=True, smtputf8=True) == "UTF8SMTPS"
+@pytest.mark.parametrize(
+    ("extended", "tls", "login", "smtputf8", "keyword"),
+    [
+        (False, False, False, False, "SMTP"),
+        (False, True, False, False, "SMTP"),
+        (True, False, False, False, "ESMTP"),
+        (True, True, False, False, "ESMTPS"),
+        (True, False, True, False, "ESMTPA"),
+        (True, True, True, False, "ESMTPSA"),
+        # Who has logged in has shown to know more than HELO.
+        (False, True, True, False, "ESMTPSA"),
+        (True, False, False, True, "UTF8SMTP"),
+        (True, True, True, True, "UTF8SMTPSA"),
+    ],
+)
+def test_keywords(extended: bool, tls: bool, login: bool, smtputf8: bool, keyword: str) -> None:
+    assert transmission(extended=extended, tls=tls, login=login, smtputf8=smtputf8) == keyword

@@ -16,16 +16,25 @@ from cryptography.x509.oid import NameOID
 
 from mailroot.clock import ManualClock
 from mailroot.events import Bus, Event
+from mailroot.net.certificates import Certificates
 from mailroot.net.stream import EarlyData, Stream
+from mailroot.net.tls import CertificateFile
 from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
+from mailroot.policy.auth.logins import Logins
+from mailroot.policy.auth.settings import AuthenticationSettings
 from mailroot.policy.domains import LocalDomains
-from mailroot.policy.limits import MessageSettings
+from mailroot.policy.guard import Guard
+from mailroot.policy.limits import LimitSettings, MessageSettings
+from mailroot.policy.listeners import ListenerRules
+from mailroot.policy.networks import ClientList
+from mailroot.policy.permissions import Permission, Permissions
 from mailroot.queue.base import Record, Search
 from mailroot.queue.memory import MemoryQueue
 from mailroot.receive.intake import Intake
 from mailroot.receive.listeners import GeneralSettings, Listeners
-from mailroot.receive.session import Session, Terms
+from mailroot.receive.session import Session
 from mailroot.receive.sessions import Sessions
+from mailroot.receive.terms import Terms
 
 FQDN = "relay.example.com"
 
@@ -60,13 +69,11 @@ def another_certificate_pem() -> bytes:
     ) + certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def server_tls(folder: Path) -> ssl.SSLContext:
-    """A server's context with that certificate."""
-    from mailroot.net.tls import server_context
-
+def server_tls(folder: Path, *, client_anchors: tuple[Path, ...] = ()) -> Certificates:
+    """A server's certificates: that one."""
     file = folder / "server.pem"
     file.write_bytes(certificate_pem())
-    return server_context(file)
+    return Certificates((CertificateFile(file),), client_anchors=client_anchors)
 
 
 def client_tls() -> ssl.SSLContext:
@@ -137,9 +144,9 @@ class MemoryStream(Stream):
 class MemorySession:
     """A session being played to from a test."""
 
-    def __init__(self, door: "Door", client: str) -> None:
+    def __init__(self, door: "Door", client: str, rules: ListenerRules) -> None:
         self.stream = MemoryStream(client)
-        self.session = Session(door.sessions.new_id(), self.stream, door.terms, "127.0.0.1:25")
+        self.session = Session(door.sessions.new_id(), self.stream, door.terms, "127.0.0.1:25", rules)
         door.sessions.add(self.session)
         self.task = asyncio.get_running_loop().create_task(self.session.run())
 
@@ -178,6 +185,12 @@ class Door:
         aliases: tuple[str, ...] = (),
         default_domain: str = "example.com",
         queue: Any = None,
+        rules: ListenerRules | None = None,
+        limits: LimitSettings | None = None,
+        authentication: AuthenticationSettings | None = None,
+        permissions: tuple[Permission, ...] = (),
+        xclient: tuple[str, ...] = (),
+        tls: Certificates | None = None,
         **terms: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -188,24 +201,37 @@ class Door:
         self.sessions = Sessions()
         settings = AccessSettings()
         settings = replace(settings, relay=relay or settings.relay, connection=connection or settings.connection)
-        messages = messages or MessageSettings()
+        messages, limits = messages or MessageSettings(), limits or LimitSettings()
+        authentication = authentication or AuthenticationSettings()
+        local = LocalDomains(default_domain, aliases)
+        self.rules = rules or ListenerRules()
+        self.logins = Logins(authentication, self.clock, fqdn=FQDN, bus=self.bus, server="default")
+        self.guard = Guard(limits, self.bus, self.clock, server="default")
         self.intake = Intake(self.queue, self.bus, self.clock, server="default", fqdn=FQDN, messages=messages)
         self.terms = Terms(
-            "default",
-            FQDN,
-            default_domain,
-            terms.pop("idle_timeout", 30.0),
-            messages,
-            Access(settings, LocalDomains(default_domain, aliases), relay_domains),
-            self.intake,
-            self.bus,
-            self.clock,
+            server="default",
+            fqdn=FQDN,
+            default_domain=default_domain,
+            idle_timeout=terms.pop("idle_timeout", 30.0),
+            messages=messages,
+            limits=limits,
+            access=Access(settings, local, relay_domains),
+            permissions=Permissions(permissions, local),
+            logins=self.logins,
+            guard=self.guard,
+            intake=self.intake,
+            bus=self.bus,
+            clock=self.clock,
+            anonymous=authentication.anonymous,
+            login_timeout=authentication.timeout,
+            certificates=tls,
+            xclient=ClientList(xclient),
             **terms,
         )
 
     async def connect(self, client: str = "127.0.0.1", *, banner: bool = False) -> MemorySession:
         """A new session; its banner is dropped, unless the test wants it."""
-        session = MemorySession(self, client)
+        session = MemorySession(self, client, self.rules)
         await session.settle()
         if not banner:
             session.stream.taken()

@@ -4,16 +4,28 @@ import asyncio
 import socket
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 from mailroot.events import ListenerOpened, SessionRefused
-from mailroot.net.listener import CannotListen, Endpoint, bind, format_endpoint, parse_listen, serve
+from mailroot.net.listener import (
+    Endpoint,
+    ProxiedServer,
+    Server,
+    bind,
+    format_endpoint,
+    parse_listen,
+    second_socket,
+    serve,
+)
+from mailroot.net.proxy import Introduced
 from mailroot.net.stream import Stream
 from mailroot.net.tls import CertificateFile
-from mailroot.policy.listeners import ListenerSettings
-from mailroot.receive.session import SHUTTING_DOWN, TOO_MANY_CONNECTIONS, Session, Terms
+from mailroot.policy.listeners import ListenerRules, ListenerSettings, TlsMode
+from mailroot.receive.session import SHUTTING_DOWN, TOO_MANY_CONNECTIONS, Session
 from mailroot.receive.sessions import Sessions
+from mailroot.receive.terms import Terms
 from mailroot.smtp.answers import encode
 from mailroot.units import MINUTE, Doc, Duration, Range
 
@@ -60,6 +72,20 @@ class GeneralSettings:
     ] = True
 
 
+_Place = tuple[Endpoint, int]
+"""An address to listen at. The number tells those apart whose port the system chooses; 0 for all others."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A socket that is served as `address` says; `rules` hold for whoever connects from now on."""
+
+    address: str
+    rules: ListenerRules
+    listening: socket.socket
+    server: Server
+
+
 class Arrangement:
     """Listening sockets that are bound but not served yet: to be applied, or let go."""
 
@@ -67,18 +93,19 @@ class Arrangement:
         self,
         listeners: "Listeners",
         most: int,
-        endpoints: tuple[Endpoint, ...],
-        bound: dict[Endpoint, socket.socket],
+        wanted: dict[_Place, ListenerRules],
+        bound: dict[_Place, socket.socket],
     ) -> None:
         self._listeners = listeners
         self._most = most
-        self._endpoints = endpoints
+        self._wanted = wanted
         self._bound = bound
 
     async def apply(self) -> None:
-        """Serve the new addresses and close those no longer wanted; sessions that came through these go on."""
+        """Serve the new addresses, by their rules, and close those no longer wanted; sessions that came through
+        these go on, and so do all others as they began."""
         bound, self._bound = self._bound, {}
-        await self._listeners._arrange(self._most, self._endpoints, bound)
+        await self._listeners._arrange(self._most, self._wanted, bound)
 
     def discard(self) -> None:
         """Close the new sockets; everything stays as it is."""
@@ -98,45 +125,84 @@ class Listeners:
         self._settings = settings
         self._sessions = sessions
         self._most = 0
-        self._servers: dict[Endpoint, tuple[asyncio.Server, str]] = {}
+        self._open: dict[_Place, _Open] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where connections are accepted, with the ports really bound: "127.0.0.1:2525", "[::1]:2525"."""
-        return tuple(address for _, address in self._servers.values())
+        return tuple(one.address for one in self._open.values())
 
     async def open(self) -> None:
         """Listen at every address, or at none: raises CannotListen, which names the one that could not be, and
-        ValueError for an entry of `listen` that cannot be read."""
+        ValueError for an address that cannot be read, or is there twice with different rules."""
         await self.arrange(self._settings).apply()
 
     def arrange(self, settings: GeneralSettings) -> Arrangement:
         """Bind what these settings want and is not open yet, all of it or nothing. Raises as `open`."""
-        endpoints = tuple(dict.fromkeys(endpoint for text in settings.listen for endpoint in parse_listen(text)))
-        bound: dict[Endpoint, socket.socket] = {}
+        wanted = _wanted(settings)
+        bound: dict[_Place, socket.socket] = {}
         try:
-            for endpoint in endpoints:
-                if endpoint not in self._servers and (listening := bind(endpoint)) is not None:
-                    bound[endpoint] = listening
-        except CannotListen:
+            for place, rules in wanted.items():
+                listening = self._new_socket(place, rules)
+                if listening is not None:
+                    bound[place] = listening
+        except BaseException:
             for listening in bound.values():
                 listening.close()
             raise
-        return Arrangement(self, settings.max_connections, endpoints, bound)
+        return Arrangement(self, settings.max_connections, wanted, bound)
+
+    def _new_socket(self, place: _Place, rules: ListenerRules) -> socket.socket | None:
+        """The socket to serve there from now on; None: what is open stays, or the system cannot."""
+        there = self._open.get(place)
+        if there is None:
+            return bind(place[0])
+        if there.rules.proxy_protocol is rules.proxy_protocol:
+            return None
+        # Another kind of server, at the same socket.
+        listening = second_socket(there.listening)
+        if listening is None:
+            raise ValueError(
+                f"{there.address}: proxy_protocol cannot change while the virtual server listens there; stop it, "
+                "reload, and start it"
+            )
+        return listening
 
     async def _arrange(
-        self, most: int, endpoints: tuple[Endpoint, ...], bound: dict[Endpoint, socket.socket]
+        self, most: int, wanted: dict[_Place, ListenerRules], bound: dict[_Place, socket.socket]
     ) -> None:
         self._most = most
-        for endpoint in [open_one for open_one in self._servers if open_one not in endpoints]:
-            # Not waited for: its sessions go on, and only then is a server wholly closed.
-            self._servers.pop(endpoint)[0].close()
-        for endpoint, listening in bound.items():
-            address = format_endpoint(*listening.getsockname()[:2])
-            self._servers[endpoint] = (await serve(listening, partial(self._connected, address)), address)
-            self.terms.bus.publish(ListenerOpened(self.terms.server, address))
+        before, self._open = self._open, {}
+        for place in before:
+            if place not in wanted or place in bound:
+                # Not waited for: its sessions go on, and only then is a server wholly closed.
+                before[place].server.close()
+        for place, rules in wanted.items():
+            if place in bound:
+                self._open[place] = one = await self._serve(bound[place], rules)
+                if place not in before:
+                    self.terms.bus.publish(ListenerOpened(self.terms.server, one.address))
+            elif place in before:
+                self._open[place] = before[place]
+                before[place].rules = rules
+
+    async def _serve(self, listening: socket.socket, rules: ListenerRules) -> _Open:
+        address = format_endpoint(*listening.getsockname()[:2])
+
+        def new_stream(introduced: Introduced | None = None) -> Stream:
+            # TLS from the first octet: none of it is ours to read before.
+            paused = one.rules.tls is TlsMode.IMPLICIT
+            return Stream(partial(self._connected, one, introduced), paused=paused)
+
+        if rules.proxy_protocol:
+            turn_away = partial(self._turned_away, address)
+            server: Server = ProxiedServer(listening, new_stream, trusts=self._is_proxy, on_refusal=turn_away)
+        else:
+            server = await serve(listening, new_stream)
+        one = _Open(address, rules, listening, server)
+        return one
 
     def pause(self) -> None:
         """Turn new connections away with a 421; open sessions go on."""
@@ -150,8 +216,8 @@ class Listeners:
         them after `grace` seconds."""
         # What was accepted a moment ago and comes now is turned away.
         self._paused = True
-        servers = [server for server, _ in self._servers.values()]
-        self._servers.clear()
+        servers = [one.server for one in self._open.values()]
+        self._open.clear()
         for server in servers:
             server.close()
         self._sessions.end_all("server stopped", finish_message=True)
@@ -165,7 +231,17 @@ class Listeners:
         for server in servers:
             await server.wait_closed()
 
-    def _connected(self, address: str, stream: Stream) -> None:
+    # Who comes
+
+    def _is_proxy(self, peer: str) -> bool:
+        return self.terms.access.is_proxy(ip_address(peer.partition("%")[0]))
+
+    def _turned_away(self, address: str, peer: str, reason: str) -> None:
+        """By a listener for proxies, without a word: whoever it was does not speak SMTP with us."""
+        rule = f"proxy_protocol: {reason}" if reason else "proxies"
+        self.terms.bus.publish(SessionRefused(self.terms.server, peer, address, rule, ""))
+
+    def _connected(self, one: _Open, introduced: Introduced | None, stream: Stream) -> None:
         terms = self.terms
         if not stream.peer[0]:
             # Gone before it was accepted.
@@ -173,11 +249,16 @@ class Listeners:
             return
         if self._paused or (self._most and len(self._sessions) >= self._most):
             rule, reply = ("paused", SHUTTING_DOWN) if self._paused else ("max_connections", TOO_MANY_CONNECTIONS)
-            terms.bus.publish(SessionRefused(terms.server, stream.peer[0], address, rule, str(reply)))
-            stream.write(encode(reply))
-            stream.finish()
+            client = str(introduced.client) if introduced is not None else stream.peer[0]
+            terms.bus.publish(SessionRefused(terms.server, client, one.address, rule, str(reply)))
+            if one.rules.tls is TlsMode.IMPLICIT:
+                # It would have to be encrypted first.
+                stream.abort()
+            else:
+                stream.write(encode(reply))
+                stream.finish()
             return
-        session = Session(self._sessions.new_id(), stream, terms, address)
+        session = Session(self._sessions.new_id(), stream, terms, one.address, one.rules, introduced)
         self._sessions.add(session)
         task = asyncio.get_running_loop().create_task(self._visit(session))
         self._tasks.add(task)
@@ -188,3 +269,17 @@ class Listeners:
             await session.run()
         finally:
             self._sessions.remove(session)
+
+
+def _wanted(settings: GeneralSettings) -> dict[_Place, ListenerRules]:
+    """Where to listen, and what holds there. Raises ValueError."""
+    places = [(text, ListenerRules()) for text in settings.listen]
+    places += [(one.address, ListenerRules.of(one)) for one in settings.listeners]
+    wanted: dict[_Place, ListenerRules] = {}
+    for n, (text, rules) in enumerate(places):
+        for endpoint in parse_listen(text):
+            # Each of `listeners` has a socket of its own; in `listen` once more means nothing more.
+            own = 0 if endpoint.port else max(0, n + 1 - len(settings.listen))
+            if wanted.setdefault((endpoint, own), rules) != rules:
+                raise ValueError(f"{text!r} is there twice, with different rules; once is right")
+    return wanted

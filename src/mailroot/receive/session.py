@@ -6,38 +6,40 @@ caught: the client hears 451, nothing was acknowledged, and an event tells the r
 """
 
 import asyncio
-import ssl
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from dataclasses import dataclass
 from typing import assert_never
 
-from mailroot.clock import Clock
 from mailroot.events import (
-    Bus,
     CommandRefused,
     HandshakeFailed,
     InternalError,
+    LimitReached,
     SessionClosed,
     SessionOpened,
     SessionRefused,
-    SessionSecured,
 )
 from mailroot.mail.address import Address
 from mailroot.mail.date import format_date
 from mailroot.mail.envelope import Door, Origin, Recipient
 from mailroot.mail.reply import Reply
+from mailroot.net.proxy import Introduced
 from mailroot.net.stream import Stream
-from mailroot.policy.access import Access
-from mailroot.policy.limits import BareLineEnds, MessageSettings
-from mailroot.policy.networks import unmapped
-from mailroot.policy.visit import Accept, Hangup, Refuse, Visit
-from mailroot.receive.intake import Accepted, Intake
-from mailroot.receive.trace import received_from, transmission
+from mailroot.policy.auth.base import Challenge, Granted
+from mailroot.policy.auth.logins import Logins
+from mailroot.policy.listeners import ListenerRules, TlsMode
+from mailroot.policy.visit import Accept, Hangup, Refuse
+from mailroot.receive.client import Client
+from mailroot.receive.intake import Accepted
+from mailroot.receive.login import Login
+from mailroot.receive.pace import Pace
+from mailroot.receive.terms import Terms
 from mailroot.receive.transaction import Transaction
-from mailroot.smtp import answers
+from mailroot.smtp import answers, shown
 from mailroot.smtp.commands import (
+    Auth,
+    AuthCancelled,
+    AuthResponse,
     ChunkEnd,
     Content,
     ContentEnd,
@@ -54,13 +56,14 @@ from mailroot.smtp.commands import (
     Rset,
     StartTls,
     Vrfy,
+    Xclient,
 )
-from mailroot.smtp.extensions import ServerOffer
 from mailroot.smtp.server import ServerProtocol
 
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service not available, closing transmission channel")
 TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
 _TIMED_OUT = Reply(421, "4.4.2", "Timeout waiting for client input")
+_LIMIT_REACHED = Reply(421, "4.7.0", "Too much without a message, closing transmission channel")
 _TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors, closing transmission channel")
 # RFC 5321 §4.5.3.1.10: 452, so that the client sends the rest in a second transaction. The old service said 552,
 # which clients take for the end of the recipient, or of the mail.
@@ -70,46 +73,10 @@ _SESSION_TOO_SMALL = Reply(552, "5.3.4", "Message size exceeds fixed maximum ses
 _INTERNAL_ERROR = Reply(451, "4.3.0", "Requested action aborted: error in processing")
 
 _LOOKUP_TIMEOUT = 5.0
-_HANDSHAKE_TIMEOUT = 30.0
 _CLOSE_TIMEOUT = 10.0
 _TURN = 16
 """Events after which a session that never has to wait lets others have their turn. Few, since hundreds of clients
 that flood us without reading may stand between another one and its next reply."""
-
-Lookup = Callable[[str], Awaitable[str | None]]
-"""The name of an IP address: its reverse DNS name if that leads back to the address, else None."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What all sessions of a virtual server go by. `server` is its name, `idle_timeout` in seconds.
-
-    `tls`: the context for STARTTLS, None: not offered. `lookup` is asked where `access.needs_name`. `reverse_dns`:
-    a client whose name does not fit its HELO is marked in Received.
-    """
-
-    server: str
-    fqdn: str
-    default_domain: str
-    idle_timeout: float
-    messages: MessageSettings
-    access: Access
-    intake: Intake
-    bus: Bus
-    clock: Clock
-    tls: ssl.SSLContext | None = None
-    lookup: Lookup | None = None
-    reverse_dns: bool = False
-
-    @property
-    def offer(self) -> ServerOffer:
-        """What a client is offered."""
-        return ServerOffer(
-            self.default_domain,
-            self.messages.max_message_size,
-            self.tls is not None,
-            self.messages.bare_line_ends is BareLineEnds.REPAIR,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,37 +101,45 @@ class Session:
         "_client",
         "_ending",
         "_errors",
-        "_extended",
+        "_login",
         "_messages",
         "_octets",
         "_offer",
+        "_pace",
         "_patient",
         "_protocol",
         "_read",
+        "_rules",
         "_since",
         "_stream",
         "_terms",
-        "_trace",
         "_transaction",
-        "_visit",
         "_why",
         "id",
     )
 
-    def __init__(self, id: str, stream: Stream, terms: Terms, listener: str) -> None:
-        """`listener` is the "address:port" the client came to."""
+    def __init__(
+        self,
+        id: str,
+        stream: Stream,
+        terms: Terms,
+        listener: str,
+        rules: ListenerRules,
+        introduced: Introduced | None = None,
+    ) -> None:
+        """`listener` is the "address:port" the client came to, `rules` what holds there. `introduced` is who a
+        proxy speaks for."""
         self.id = id
         self._stream = stream
         self._terms = terms
-        self._offer = terms.offer
+        self._rules = rules
+        self._offer = terms.offer(rules)
         self._protocol = ServerProtocol(self._offer)
-        # A zone such as in fe80::1%eth0 says something about our interfaces, not about the client.
-        self._visit = Visit(unmapped(ip_address(stream.peer[0].partition("%")[0])), listener)
-        self._client = str(self._visit.client)
+        self._client = Client(terms, rules, id, stream.peer[0], listener, introduced)
         self._since = terms.clock.now()
-        self._extended = False
-        self._trace = ""
         self._transaction = Transaction(terms.intake)
+        self._login = Login(terms, id)
+        self._pace = Pace(terms.limits, terms.idle_timeout)
         # The session's counts: refusals, accepted messages, octets of all messages, octets read from the network
         self._errors = 0
         self._messages = 0
@@ -178,10 +153,10 @@ class Session:
     @property
     def info(self) -> SessionInfo:
         """How the session stands."""
-        visit = self._visit
+        client, visit = self._client, self._client.visit
         return SessionInfo(
             self.id,
-            self._client,
+            client.address,
             visit.helo,
             visit.user,
             visit.tls,
@@ -189,6 +164,11 @@ class Session:
             self._messages,
             self._protocol.state.value,
         )
+
+    @property
+    def logins(self) -> Logins:
+        """What it goes by when its client logs in."""
+        return self._terms.logins
 
     def end(self, why: str, *, finish_message: bool = False) -> None:
         """Send a 421 and close, at once, or with `finish_message` after the message that is coming in. What is
@@ -222,22 +202,30 @@ class Session:
             self._stream.write(self._protocol.outgoing())
         finally:
             await self._transaction.abandon()
+            self._client.depart()
             seconds = terms.clock.now() - self._since
-            terms.bus.publish(SessionClosed(terms.server, self.id, self._client, why, self._messages, seconds))
+            terms.bus.publish(
+                SessionClosed(terms.server, self.id, self._client.address, why, self._messages, seconds)
+            )
             await self._stream.close(_CLOSE_TIMEOUT)
 
     async def _converse(self) -> str:
         """Returns why it is over."""
-        protocol, stream = self._protocol, self._stream
+        protocol, stream, pace = self._protocol, self._stream, self._pace
+        now = asyncio.get_running_loop().time
         timeout = self._terms.idle_timeout
         most = self._terms.messages.max_session_size
         most = 2 * most + (1 << 20) if most else 0
-        await self._open()
+        if not await self._open():
+            stream.abort()
+            return self._why
         turn = _TURN
         while True:
             event = protocol.next_event()
             if event is not None:
                 await self._handle(event)
+                if (limit := pace.exceeded()) is not None and not protocol.is_closed:
+                    self._stop(*limit)
                 turn -= 1
                 if turn:
                     continue
@@ -253,11 +241,15 @@ class Session:
             if self._ending and not (self._patient and protocol.in_content):
                 self._leave(SHUTTING_DOWN, self._ending)
                 continue
+            patience = pace.patience(in_message=protocol.in_content, in_command=protocol.unread > 0)
+            began = now()
             try:
-                octets = await stream.read(timeout)
+                octets = await stream.read(patience)
             except TimeoutError:
+                self._tell_limit(*pace.overdue())
                 self._leave(_TIMED_OUT, "time-out")
                 continue
+            pace.waited(now() - began, len(octets))
             if octets:
                 protocol.receive(octets)
                 self._read += len(octets)
@@ -271,28 +263,115 @@ class Session:
         self._why = why
         self._protocol.dismiss(reply)
 
-    async def _open(self) -> None:
-        """Connection control and the banner."""
-        terms, visit = self._terms, self._visit
-        if terms.access.needs_name and terms.lookup is not None:
-            try:
-                async with asyncio.timeout(_LOOKUP_TIMEOUT):
-                    name = await terms.lookup(self._client)
-            except TimeoutError:
-                name = None
-            visit = self._visit = replace(visit, name=name)
-        match terms.access.may_connect(visit):
-            case Accept():
-                terms.bus.publish(SessionOpened(terms.server, self.id, self._client, visit.listener))
-                self._protocol.answer(answers.banner(terms.fqdn, format_date(terms.clock.now())))
-            case Refuse(rule, reply) | Hangup(rule, reply):
-                terms.bus.publish(SessionRefused(terms.server, self._client, visit.listener, rule, str(reply)))
-                self._why = "refused"
-                self._protocol.answer(reply, hang_up=True)
+    def _stop(self, limit: str, value: str) -> None:
+        """A limit is passed: say so, and close."""
+        self._tell_limit(limit, value)
+        self._leave(_LIMIT_REACHED, limit)
+
+    def _tell_limit(self, limit: str, value: str) -> None:
+        terms, client = self._terms, self._client
+        user = client.visit.user
+        terms.bus.publish(LimitReached(terms.server, self.id, client.address, user, limit, value))
+
+    # Who is there
+
+    async def _open(self) -> bool:
+        """Connection control, TLS where it comes first, and the banner. False: there is nobody to talk to."""
+        terms, client, protocol = self._terms, self._client, self._protocol
+        visit = client.visit
+        if visit.proxy:
+            client.tell_introduction("PROXY")
+        decision = await client.admit()
+        implicit = self._rules.tls is TlsMode.IMPLICIT
+        if not isinstance(decision, Accept):
+            rule, reply = decision.rule, decision.reply
+            terms.bus.publish(SessionRefused(terms.server, client.address, visit.listener, rule, str(reply)))
+            self._why = "refused"
+            if implicit:
+                # Words would have to be encrypted first: too much for whom we do not want.
+                return False
+            protocol.answer(reply, hang_up=True)
+            return True
+        terms.bus.publish(SessionOpened(terms.server, self.id, client.address, visit.listener))
+        if implicit:
+            if not await self._encrypt():
+                return False
+            protocol.secure = True
+        protocol.xclient = client.may_introduce
+        protocol.answer(self._banner())
+        return True
+
+    def _banner(self) -> Reply:
+        return answers.banner(self._terms.fqdn, format_date(self._terms.clock.now()))
+
+    async def _introduce(self, attributes: dict[str, str]) -> None:
+        """XCLIENT: from here on somebody else is there, and everything begins anew."""
+        client, protocol = self._client, self._protocol
+        await self._transaction.abandon()
+        try:
+            client.introduce(attributes)
+        except ValueError:
+            self._refuse("XCLIENT", answers.SYNTAX)
+            return
+        decision = await client.admit()
+        if isinstance(decision, Accept):
+            protocol.introduced(authenticated=bool(client.visit.user))
+            protocol.answer(self._banner())
+        else:
+            self._why = "refused"
+            self._refuse("XCLIENT", decision.reply, decision.rule, hang_up=True)
+
+    async def _secure(self) -> None:
+        """STARTTLS (RFC 3207). Whatever came in the clear behind it is an attack, and nobody's command."""
+        terms, protocol, stream = self._terms, self._protocol, self._stream
+        if protocol.unread or stream.unread:
+            self._why = "commands before TLS"
+            terms.bus.publish(HandshakeFailed(terms.server, self.id, self._client.address, self._why))
+            self._refuse("STARTTLS", answers.EARLY_DATA, hang_up=True)
+            return
+        protocol.answer(answers.READY_FOR_TLS)
+        stream.write(protocol.outgoing())
+        if await self._encrypt():
+            protocol.secured()
+            await self._transaction.abandon()
+
+    async def _encrypt(self) -> bool:
+        self._login.cancel()
+        if not await self._client.encrypt(self._stream):
+            self._why = "TLS handshake failed"
+            return False
+        if self._client.visit.user:
+            self._pace.proven()
+        return True
+
+    async def _authenticate(self, event: Auth | AuthResponse) -> None:
+        """A step of a login. A refused one does not close the session: .NET goes on with the next mechanism, or
+        without."""
+        login, protocol = self._login, self._protocol
+        if isinstance(event, AuthResponse):
+            result = await login.respond(event.octets, self._client.channel)
+        else:
+            result = await login.begin(event.mechanism, event.initial, self._client.channel, self._rules)
+        match result:
+            case Challenge(octets, skip_empty=skip_empty):
+                protocol.challenge(octets, skip_empty=skip_empty)
+            case Granted(user):
+                self._client.log_in(user, login.mechanism)
+                self._pace.proven()
+                protocol.answer(answers.AUTH_OK)
+            case Reply():
+                # Where the mechanism should stand there may be a password.
+                self._refuse(shown.login(login.mechanism), result)
+            case _:
+                assert_never(result)
+
+    # What it wants
 
     async def _handle(self, event: Event) -> None:
         """Do what the client wants, or refuse it. Each event but Content is answered exactly once."""
-        protocol = self._protocol
+        protocol, pace = self._protocol, self._pace
+        if not isinstance(event, Content | ChunkEnd):
+            pace.command()
         match event:
             case Content(octets):
                 await self._transaction.take(octets)
@@ -315,6 +394,7 @@ class Session:
             case Noop():
                 protocol.answer(answers.OK)
             case ChunkEnd(size):
+                pace.chunk(size)
                 trouble = self._transaction.trouble
                 if trouble is None:
                     protocol.answer(answers.chunk_ok(size))
@@ -331,6 +411,13 @@ class Session:
                 self._refuse(command, reply, hang_up=mixed)
             case StartTls():
                 await self._secure()
+            case Auth() | AuthResponse():
+                await self._authenticate(event)
+            case AuthCancelled():
+                self._login.cancel()
+                self._refuse("AUTH", answers.AUTH_CANCELLED)
+            case Xclient(attributes):
+                await self._introduce(attributes)
             case Help():
                 protocol.answer(answers.HELP)
             case Vrfy(address):
@@ -344,7 +431,7 @@ class Session:
         """Answer with a refusal. A client that earned too many of them is sent away; what is our trouble (4yz) it
         did not earn."""
         terms = self._terms
-        terms.bus.publish(CommandRefused(terms.server, self.id, self._client, command, str(reply), rule))
+        terms.bus.publish(CommandRefused(terms.server, self.id, self._client.address, command, str(reply), rule))
         if reply.is_permanent:
             self._errors += 1
             if self._errors >= terms.messages.max_errors:
@@ -354,20 +441,29 @@ class Session:
 
     async def _greet(self, name: str, *, extended: bool) -> None:
         await self._transaction.abandon()
-        terms = self._terms
-        self._extended = extended
-        self._visit = replace(self._visit, helo=name)
-        self._trace = ""
-        lines = self._offer.lines(secured=self._visit.tls) if extended else ()
-        self._protocol.answer(answers.hello(terms.fqdn, self._client, lines))
+        client, protocol = self._client, self._protocol
+        client.greet(name, extended=extended)
+        lines: tuple[str, ...] = ()
+        if extended:
+            protocol.mechanisms = self._terms.logins.offered(client.channel, self._rules)
+            lines = self._offer.lines(
+                secured=client.visit.tls, mechanisms=protocol.mechanisms, xclient=protocol.xclient
+            )
+        protocol.answer(answers.hello(self._terms.fqdn, client.address, lines))
 
     def _begin(self, mail: Mail) -> None:
+        command = f"MAIL FROM:<{mail.sender or ''}>"
+        size = mail.parameters.size or 0
         most = self._terms.messages.max_session_size
-        if most and self._octets + (mail.parameters.size or 0) > most:
-            self._outgrow(f"MAIL FROM:<{mail.sender or ''}>", mail.parameters.size or 0)
+        if most and self._octets + size > most:
+            self._outgrow(command, size)
             return
-        self._transaction.begin(mail)
-        self._protocol.answer(answers.sender_ok(mail.sender))
+        match self._client.may_send(mail):
+            case Refuse(rule, reply):
+                self._refuse(command, reply, rule)
+            case taken:
+                self._transaction.begin(taken, self._client.grant.senders)
+                self._protocol.answer(answers.sender_ok(mail.sender))
 
     def _outgrow(self, command: str, size: int) -> None:
         """The session's limit is reached: close. A message that would fit into a session of its own is worth
@@ -384,22 +480,24 @@ class Session:
             # Said once for each refused recipient to the client, but not to the log.
             self._protocol.answer(_TOO_MANY_RECIPIENTS)
             return
-        decision = self._terms.access.may_relay(self._visit, address)
+        decision = self._client.may_send_to(address)
         match decision:
             case Accept():
                 recipients.append(recipient)
+                self._pace.recipient_accepted()
                 self._protocol.answer(answers.recipient_ok(address))
-            case Refuse(rule, reply):
-                self._refuse(f"RCPT TO:<{address}>", reply, rule)
-            case Hangup(rule, reply):
-                self._why = "refused"
-                self._refuse(f"RCPT TO:<{address}>", reply, rule, hang_up=True)
+            case Refuse(rule, reply) | Hangup(rule, reply):
+                self._pace.recipient_refused()
+                hang_up = isinstance(decision, Hangup)
+                if hang_up:
+                    self._why = "refused"
+                self._refuse(f"RCPT TO:<{address}>", reply, rule, hang_up=hang_up)
             case _:
                 assert_never(decision)
 
     def _verify(self, address: Address) -> None:
         """VRFY tells nothing about who exists, but never promises what RCPT would refuse (RFC 5321 §3.5.3)."""
-        match self._terms.access.may_relay(self._visit, address):
+        match self._terms.access.may_relay(self._client.visit, address):
             case Refuse(rule, reply) | Hangup(rule, reply):
                 self._refuse(f"VRFY {address}", reply, rule)
             case _:
@@ -417,52 +515,15 @@ class Session:
         if protocol.has_outgoing:
             # What was accepted before must not wait for this commit (BDAT may be pipelined).
             self._stream.write(protocol.outgoing())
-        visit = self._visit
-        origin = Origin(Door.SMTP, terms.clock.now(), self._client, visit.helo, visit.user)
-        result = await transaction.commit(origin, self._received(transaction.smtputf8), self.id)
+        client, visit = self._client, self._client.visit
+        origin = Origin(Door.SMTP, terms.clock.now(), client.address, visit.helo, visit.user)
+        result = await transaction.commit(origin, client.received(smtputf8=transaction.smtputf8), self.id)
         match result:
             case Accepted():
                 self._messages += 1
+                self._pace.message_accepted()
                 protocol.answer(answers.queued(result.message_id, supplied=result.supplied))
             case Refuse(rule, reply):
                 self._refuse("end of data", reply, rule)
             case _:
                 assert_never(result)
-
-    def _received(self, smtputf8: bool) -> str:
-        """The Received field up to the id (RFC 5321 §4.4)."""
-        if not self._trace:
-            self._trace = received_from(self._visit, mark=self._terms.reverse_dns, fqdn=self._terms.fqdn)
-        keyword = transmission(extended=self._extended, tls=self._visit.tls, smtputf8=smtputf8)
-        return f"{self._trace} with {keyword}"
-
-    async def _secure(self) -> None:
-        """STARTTLS (RFC 3207). Whatever came in the clear behind it is an attack, and nobody's command."""
-        terms, protocol, stream = self._terms, self._protocol, self._stream
-        assert terms.tls is not None
-        if protocol.unread or stream.unread:
-            self._why = "commands before TLS"
-            terms.bus.publish(HandshakeFailed(terms.server, self.id, self._client, self._why))
-            self._refuse("STARTTLS", answers.EARLY_DATA, hang_up=True)
-            return
-        protocol.answer(answers.READY_FOR_TLS)
-        stream.write(protocol.outgoing())
-        try:
-            await stream.start_tls(terms.tls, _HANDSHAKE_TIMEOUT, server_side=True)
-        except (ssl.SSLError, TimeoutError, ConnectionError) as error:
-            self._why = "TLS handshake failed"
-            reason = (isinstance(error, ssl.SSLError) and error.reason) or str(error) or "time-out"
-            terms.bus.publish(HandshakeFailed(terms.server, self.id, self._client, reason))
-            stream.abort()
-            return
-        protocol.secured()
-        await self._transaction.abandon()
-        self._extended = False
-        self._trace = ""
-        self._visit = replace(self._visit, helo="", tls=True)
-        tls = stream.tls
-        cipher = tls.cipher() if tls is not None else None
-        version = (tls.version() if tls is not None else None) or ""
-        terms.bus.publish(
-            SessionSecured(terms.server, self.id, self._client, version, cipher[0] if cipher is not None else "")
-        )

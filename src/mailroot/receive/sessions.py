@@ -1,7 +1,9 @@
 """The Current Sessions node: which sessions there are, and the end of one or of all."""
 
+import asyncio
 from secrets import token_hex
 
+from mailroot.policy.auth.logins import Logins
 from mailroot.receive.session import Session, SessionInfo
 
 __all__ = ["SessionInfo", "Sessions"]
@@ -12,6 +14,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._left = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -28,6 +31,13 @@ class Sessions:
 
     def remove(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
+        self._left.set()
+
+    async def done_with(self, logins: Logins) -> None:
+        """Return when no session goes by these logins."""
+        while any(session.logins is logins for session in self._sessions.values()):
+            self._left.clear()
+            await self._left.wait()
 
     def list(self) -> list[SessionInfo]:
         """All of them, oldest first."""

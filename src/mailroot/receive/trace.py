@@ -31,10 +31,8 @@ def received_from(visit: Visit, *, mark: bool, fqdn: str) -> str:
     return f"from {helo} ({info}{'' if fits or not mark else ' unverified'}) by {fqdn}"
 
 
-def transmission(*, extended: bool, tls: bool, smtputf8: bool) -> str:
-    """The "with" keyword: SMTP, ESMTP, ESMTPS, UTF8SMTP, UTF8SMTPS."""
-    if smtputf8:
-        return "UTF8SMTPS" if tls else "UTF8SMTP"
-    if not extended:
+def transmission(*, extended: bool, tls: bool, login: bool, smtputf8: bool) -> str:
+    """The "with" keyword: SMTP, ESMTP with S for TLS and A for a login (RFC 3848), UTF8SMTP likewise (RFC 6531)."""
+    if not (extended or smtputf8 or login):
         return "SMTP"
-    return "ESMTPS" if tls else "ESMTP"
+    return f"{'UTF8SMTP' if smtputf8 else 'ESMTP'}{'S' if tls else ''}{'A' if login else ''}"

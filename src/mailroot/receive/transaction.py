@@ -8,6 +8,7 @@ may be said when, and what policy thinks of it, is the session's business.
 
 from mailroot.mail.envelope import Envelope, Origin, Recipient
 from mailroot.mail.reply import Reply
+from mailroot.policy.permissions import SenderRule
 from mailroot.policy.visit import Refuse
 from mailroot.queue.base import QueueError, QueueFull
 from mailroot.receive.intake import Accepted, Incoming, Intake
@@ -20,11 +21,12 @@ _STORAGE_FULL = Reply(452, "4.3.1", "Insufficient system storage, try again late
 class Transaction:
     """A session's transaction; the same object serves one after the other."""
 
-    __slots__ = ("_incoming", "_intake", "_mail", "recipients", "trouble")
+    __slots__ = ("_incoming", "_intake", "_mail", "_senders", "recipients", "trouble")
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._mail: Mail | None = None
+        self._senders: SenderRule | None = None
         self._incoming: Incoming | None = None
         self.recipients: list[Recipient] = []
         self.trouble: Reply | None = None
@@ -34,9 +36,10 @@ class Transaction:
         """Whether the client asked for SMTPUTF8."""
         return self._mail is not None and self._mail.parameters.smtputf8
 
-    def begin(self, mail: Mail) -> None:
-        """MAIL was accepted."""
+    def begin(self, mail: Mail, senders: SenderRule | None) -> None:
+        """MAIL was accepted; `senders` are those that its client may use, None: any."""
         self._mail = mail
+        self._senders = senders
         self.recipients = []
 
     async def take(self, octets: bytes) -> None:
@@ -45,10 +48,13 @@ class Transaction:
             return
         try:
             if self._incoming is None:
-                self._incoming = self._intake.open()
+                self._incoming = self._open()
             await self._incoming.write(octets)
         except QueueError as error:
             self.trouble = _storage_reply(error)
+
+    def _open(self) -> Incoming:
+        return self._intake.open(self._senders)
 
     async def commit(self, origin: Origin, received: str, session: str) -> Accepted | Refuse:
         """The content is complete: make the message durable, or say why not. The transaction is over.
@@ -69,7 +75,7 @@ class Transaction:
                 parameters.envid,
             )
             try:
-                incoming = self._incoming or self._intake.open()
+                incoming = self._incoming or self._open()
                 result = await incoming.commit(envelope, origin, received, session)
             except QueueError as error:
                 refused = Refuse("", _storage_reply(error))

@@ -1,0 +1,91 @@
+"""A session's logins: AUTH from its command to the verdict (RFC 4954), and what the guard has to say about it.
+
+What a client sends here goes to the mechanism's exchange and nowhere else: no event, no log, no text of an error
+has any of it.
+"""
+
+import asyncio
+from typing import assert_never
+
+from mailroot.events import LoginUnavailable
+from mailroot.mail.reply import Reply
+from mailroot.policy.auth.base import Challenge, Channel, Denied, Exchange, Granted, Malformed, Unavailable
+from mailroot.policy.listeners import ListenerRules
+from mailroot.receive.terms import Terms
+from mailroot.smtp import answers
+
+
+class Login:
+    """The logins of one session; one AUTH after the other."""
+
+    __slots__ = ("_exchange", "_mechanism", "_session", "_terms")
+
+    def __init__(self, terms: Terms, session: str) -> None:
+        """`session` is the session's id."""
+        self._terms = terms
+        self._session = session
+        self._mechanism = ""
+        self._exchange: Exchange | None = None
+
+    @property
+    def mechanism(self) -> str:
+        """The SASL name of the mechanism last begun."""
+        return self._mechanism
+
+    async def begin(
+        self, mechanism: str, initial: bytes | None, channel: Channel, rules: ListenerRules
+    ) -> Challenge | Granted | Reply:
+        """AUTH. The answer is what to ask next, who the client is, or the refusal."""
+        self._mechanism = mechanism
+        begun = self._terms.logins.begin(mechanism, channel, rules)
+        if isinstance(begun, Reply):
+            return begun
+        self._exchange = begun
+        return await self.respond(initial, channel)
+
+    async def respond(self, response: bytes | None, channel: Channel) -> Challenge | Granted | Reply:
+        """The client's octets: to `begin`'s challenge, or to the one after."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        terms, guard = self._terms, self._terms.guard
+        client = channel.client
+        banned = guard.may_login(self._session, client, exchange.user)
+        if banned is not None:
+            return banned.reply
+        try:
+            async with asyncio.timeout(terms.login_timeout):
+                step = await exchange.step(response)
+        except TimeoutError:
+            step = Unavailable("time-out")
+        if isinstance(step, Granted | Denied):
+            # Some mechanisms name the account only together with the proof. Who is banned hears the same of a
+            # right password as of a wrong one.
+            user = step.user or exchange.user
+            banned = guard.may_login(self._session, client, user)
+            if banned is not None:
+                return banned.reply
+        match step:
+            case Challenge():
+                self._exchange = exchange
+                return step
+            case Granted(user):
+                guard.login_succeeded(self._session, client, user, self._mechanism)
+                return step
+            case Denied(reason):
+                delay = guard.login_failed(self._session, client, user, self._mechanism, reason)
+                if delay > 0:
+                    await terms.clock.sleep_until(terms.clock.now() + delay)
+                return answers.AUTH_FAILED
+            case Malformed():
+                return answers.AUTH_SYNTAX
+            case Unavailable(reason):
+                terms.bus.publish(
+                    LoginUnavailable(terms.server, self._session, str(client), self._mechanism, reason)
+                )
+                return answers.AUTH_UNAVAILABLE
+            case _:
+                assert_never(step)
+
+    def cancel(self) -> None:
+        """The client gave up, or nobody waits for it any more."""
+        self._exchange = None
