@@ -6,14 +6,22 @@ socket: line by line over a real connection.
 
 import asyncio
 import re
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from mailroot.net.stream import Stream, connect
 from mailroot.policy.access import Mode, RelayList
-from mailroot.policy.limits import BareLineEnds, MessageSettings
+from mailroot.policy.auth.account_file import Account, changing_accounts
+from mailroot.policy.auth.passwords import hash_password
+from mailroot.policy.auth.settings import AuthenticationSettings
+from mailroot.policy.limits import BareLineEnds, LimitSettings, LoginLimits, MessageSettings
+from mailroot.policy.listeners import ListenerRules, ListenerSettings, Profile, RequireTls
 from mailroot.queue.base import QueueError, QueueFull
+from mailroot.receive.listeners import GeneralSettings, Listeners
+from mailroot.smtp.sasl.scram import Verifier
 from rig.dialogs import WAYS, Conversation, Step, conversations, read_file, unescape
 from rig.door import FQDN, Door, MemorySession, client_tls, server_tls
 
@@ -22,12 +30,16 @@ pytestmark = pytest.mark.quick
 _BANNER = re.compile(
     rf"220 {re.escape(FQDN)} Mailroot ESMTP ready at \w{{3}}, \d+ \w{{3}} \d{{4}} [\d:]{{8}} [+-]\d{{4}}"
 )
+_LISTENER = ("profile", "require_tls", "require_login")
+# Nobody turns a conversation's clock: a refused login is answered at once.
+_LIMITS = LimitSettings(logins=LoginLimits(longest_delay=0))
 _NUMBERS = ("max_message_size", "max_session_size", "max_recipients", "max_hops", "max_errors", "max_header_size")
 
 
 def open_door(settings: dict[str, str], folder: Path) -> Door:
     """A front door as the conversation's settings want it."""
-    settings = {key: value for key, value in settings.items() if key not in ("ways", "client")}
+    rules = ListenerRules.of(listener(settings))
+    settings = {key: value for key, value in settings.items() if key not in ("ways", "client", *_LISTENER)}
     numbers = {key: int(settings.pop(key)) for key in _NUMBERS if key in settings}
     bare = BareLineEnds(settings.pop("bare_line_ends", "reject"))
     lists = {
@@ -42,6 +54,13 @@ def open_door(settings: dict[str, str], folder: Path) -> Door:
         aliases=_words(settings.pop("aliases", "")),
         default_domain=settings.pop("default_domain", "example.com"),
         tls=tls,
+        rules=rules,
+        limits=_LIMITS,
+        authentication=AuthenticationSettings(
+            anonymous=settings.pop("anonymous", "yes") == "yes",
+            accounts=accounts_file(folder, _words(settings.pop("accounts", ""))),
+        ),
+        xclient=_words(settings.pop("xclient", "")),
         **lists,
     )
     if trouble := settings.pop("queue", ""):
@@ -60,6 +79,35 @@ def open_door(settings: dict[str, str], folder: Path) -> Door:
         door.queue.draft = Draft
     assert not settings, f"unknown settings: {', '.join(settings)}"
     return door
+
+
+def listener(settings: dict[str, str]) -> ListenerSettings:
+    """The listener that a conversation wants."""
+    wanted = ListenerSettings(
+        "127.0.0.1:0",
+        profile=Profile(settings.get("profile", "applications")),
+        require_login=settings.get("require_login", "no") == "yes",
+    )
+    if "require_tls" in settings:
+        wanted = replace(wanted, require_tls=RequireTls(settings["require_tls"]))
+    return wanted
+
+
+def accounts_file(folder: Path, accounts: tuple[str, ...]) -> Path:
+    """The accounts of a conversation, each as "name:password"; one that cannot log in ends with a "!"."""
+    path = folder / "accounts.json"
+    if accounts:
+        with changing_accounts(path) as file:
+            for account in accounts:
+                name, _, password = account.removesuffix("!").partition(":")
+                verifier = Verifier.of(password, file.salt(name), 4096)
+                file.put(Account(name, _hashed(password), verifier, disabled=account.endswith("!")))
+    return path
+
+
+@cache
+def _hashed(password: str) -> str:
+    return hash_password(password)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -208,6 +256,10 @@ class Player:
                             await asyncio.sleep(0.001)
                 except TimeoutError:
                     step.fail("\n".join(map(repr, self.door.events)))
+            case "E!":
+                for event in self.door.events:
+                    if re.search(step.text, repr(event)):
+                        step.fail(repr(event))
             case _:
                 step.fail("no such step")
 
@@ -254,7 +306,8 @@ async def test_dialog(conversation: Conversation, way: str, tmp_path: Path) -> N
         finally:
             await session.leave()
         return
-    listeners = door.listeners()
+    settings = GeneralSettings(listen=(), listeners=(listener(conversation.settings),))
+    listeners = Listeners(settings, door.terms, door.sessions)
     await listeners.open()
     stream = await connect("127.0.0.1", int(listeners.addresses[0].rpartition(":")[2]), 10.0)
     try:
