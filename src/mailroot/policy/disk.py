@@ -6,8 +6,9 @@ cannot be learned, mail is taken: the queue itself still refuses what it cannot 
 
 import asyncio
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from mailroot.clock import Clock
 from mailroot.events import Bus, DiskLow, DiskRecovered, DiskUnknown
@@ -79,17 +80,20 @@ class DiskWatch:
             self._changed.clear()
             await self.look()
             near = self._free is not None and self._free < _NEAR * self._limit
-            every = _LOOK_CLOSELY_EVERY if near else _LOOK_EVERY
-            if self._limit:
-                sleep = asyncio.ensure_future(self._clock.sleep(every))
-                changed = asyncio.ensure_future(self._changed.wait())
-                try:
-                    await asyncio.wait((sleep, changed), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    sleep.cancel()
-                    changed.cancel()
-            else:
-                await self._changed.wait()
+            pause = self._clock.sleep(_LOOK_CLOSELY_EVERY if near else _LOOK_EVERY) if self._limit else None
+            await self._until_changed(pause)
+
+    async def _until_changed(self, pause: Coroutine[Any, Any, None] | None) -> None:
+        """Return when the pause is over, or when the settings are changed, whichever comes first."""
+        changed = asyncio.ensure_future(self._changed.wait())
+        waits: set[Future[Any]] = {changed}
+        if pause is not None:
+            waits.add(asyncio.ensure_future(pause))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def look(self) -> None:
         """Look now. Whoever wants to be right from the first message on does so before a listener opens."""

@@ -89,7 +89,7 @@ class Offenders:
         offender.since = now
         if offender.counted >= limits.failures:
             self._ban(offender, now)
-            return offender, True
+            return offender, offender.key in self._banned
         self._remember(offender)
         return offender, False
 
