@@ -12,7 +12,7 @@ for set in "$@"; do
   case $set in
     base) programs+=(python3 python3-venv) ;;
     tests)
-      programs+=(curl swaks gsasl telnet mono-runtime mono-mcs gcc python3-dev libkrb5-dev krb5-user gss-ntlmssp libauthen-ntlm-perl libgssapi-perl)
+      programs+=(curl swaks gsasl telnet mono-runtime mono-mcs gcc python3-dev libkrb5-dev krb5-user gss-ntlmssp libauthen-ntlm-perl)
       servers+=(postfix nsd krb5-kdc krb5-admin-server slapd)
       command -v npm >/dev/null || programs+=(nodejs npm) ;;  # it may have come from elsewhere
     windows) programs+=(wine wine64 gcc-mingw-w64-x86-64-win32) ;;

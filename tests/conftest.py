@@ -40,6 +40,11 @@ _NEEDS: dict[str, Callable[[], bool]] = {
     "oidc-provider": lambda: (
         find_program("node") is not None and (_PEERS / "oidc-provider" / ".installed").exists()
     ),
+    "gss-ntlmssp": lambda: any(Path("/usr/lib").glob("*/gssntlmssp/gssntlmssp.so")),
+    "kerberos": lambda: (
+        importlib.util.find_spec("gssapi") is not None
+        and all(find_program(name) for name in ("krb5kdc", "kdb5_util", "kadmin.local", "kinit"))
+    ),
     "mono": lambda: all(find_program(name) for name in ("mono", "mcs")),
     "postfix": lambda: all(find_program(name) for name in ("master", "smtpd", "smtp-sink")),
 }

@@ -1,8 +1,8 @@
 """Sends mail with Microsoft's System.Net.Mail.SmtpClient; a program of its own, because a process has one runtime.
 
-Reads JSON from standard input: host, port or pickup (a folder), and messages with from, to, subject, body and, if
-there is one, attachment (base64). Sends them all with one SmtpClient and prints a JSON list: for each message ""
-or the SmtpException's status code and text.
+Reads JSON from standard input: host, port or pickup (a folder), perhaps user, password and domain, and messages
+with from, to, subject, body and, if there is one, attachment (base64). Sends all with one SmtpClient and prints
+a JSON list: for each message "" or the SmtpException's status code and text.
 """
 
 import base64
@@ -40,15 +40,17 @@ def load_runtime() -> None:
 def send_all(order: dict[str, Any]) -> list[str]:
     """What became of each message."""
     from System.IO import MemoryStream
+    from System.Net import NetworkCredential
     from System.Net.Mail import Attachment, MailMessage, SmtpClient, SmtpDeliveryMethod, SmtpException
 
-    client = SmtpClient()
+    # The name of the service is made of the host where the constructor is told it, and there alone.
+    client = SmtpClient(order["host"], order["port"]) if order.get("host") else SmtpClient()
     client.Timeout = 60_000
+    if order.get("user"):
+        client.Credentials = NetworkCredential(order["user"], order["password"], order.get("domain", ""))
     if order.get("pickup"):
         client.DeliveryMethod = SmtpDeliveryMethod.SpecifiedPickupDirectory
         client.PickupDirectoryLocation = order["pickup"]
-    else:
-        client.Host, client.Port = order["host"], order["port"]
     fates = []
     for one in order["messages"]:
         mail = MailMessage(one["from"], ",".join(one["to"]), one["subject"], one["body"])

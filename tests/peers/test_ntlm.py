@@ -1,0 +1,108 @@
+"""NTLM by clients that people have, at a real relay with accounts of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rig.relay import Relay
+from rig.sink import Sink
+
+pytestmark = pytest.mark.peer
+
+PASSWORD = "sesame, open"  # curl hashes ASCII alone as everybody does
+WIDE = "Sesam, öffne dich €"
+SETTINGS = {"access": {"authentication": {"integrated": {"ntlm": True}, "scram": False, "basic": False}}}
+MESSAGE = b"From: <app@example.com>\r\nTo: <you@example.net>\r\nSubject: by NTLM\r\n\r\nHello\r\n"
+
+StartRelay = Callable[..., Relay]
+
+
+@pytest.fixture
+def relay(start_relay: StartRelay, sink: Sink) -> Relay:
+    relay = start_relay(sink.port, SETTINGS)
+    for name, password, more in (
+        ("jo", PASSWORD, ["--ntlm"]),
+        ("Jörg", WIDE, ["--ntlm"]),
+        ("nohash", PASSWORD, []),
+    ):
+        made = relay.command("user", "add", name, "--password-stdin", *more, input=password + "\n")
+        assert made.returncode == 0, made.stderr
+    return relay
+
+
+def curl(relay: Relay, tmp_path: Path, user: str, password: str, *more: str) -> subprocess.CompletedProcess[str]:
+    message = tmp_path / "message"
+    message.write_bytes(MESSAGE)
+    command = ["curl", "-sSv", f"smtp://127.0.0.1:{relay.port}", "--mail-from", "app@example.com"]
+    command += ["--mail-rcpt", "you@example.net", "--upload-file", str(message), "--login-options", "AUTH=NTLM"]
+    return subprocess.run(
+        [*command, "--user", f"{user}:{password}", *more], capture_output=True, text=True, timeout=60
+    )
+
+
+def dotnet(relay: Relay, user: str, password: str, domain: str = "") -> str:
+    """What becomes of a message that Microsoft's SmtpClient sends with these credentials."""
+    message: dict[str, Any] = {"from": "app@example.com", "to": ["you@example.net"], "subject": "s", "body": "b"}
+    order = {"host": "127.0.0.1", "port": relay.port, "user": user, "password": password, "domain": domain}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("dotnet_client.py")],
+        input=json.dumps(order | {"messages": [message]}).encode(),
+        capture_output=True,
+        timeout=120,
+        env=os.environ | {"DOTNET_SYSTEM_GLOBALIZATION_INVARIANT": "1", "DOTNET_CLI_TELEMETRY_OPTOUT": "1"},
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+    return str(json.loads(done.stdout)[0])
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("more", [(), ("--sasl-ir",)])
+def test_curl(relay: Relay, sink: Sink, tmp_path: Path, more: tuple[str, ...]) -> None:
+    done = curl(relay, tmp_path, "CORP\\jo", PASSWORD, *more)
+    assert done.returncode == 0, done.stderr
+    assert "235 2.7.0" in done.stderr
+    sink.wait(1)
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize(
+    ("user", "password"), [("jo", "guess"), ("nobody", PASSWORD), ("nohash", PASSWORD), ("jo", "")]
+)
+def test_curl_is_refused(relay: Relay, tmp_path: Path, user: str, password: str) -> None:
+    done = curl(relay, tmp_path, user, password)
+    assert done.returncode == 67, done.stderr
+    assert "535 5.7.3 Authentication unsuccessful." in done.stderr
+
+
+@pytest.mark.needs("swaks")
+def test_swaks_knows_ntlmv1_alone_and_is_refused(relay: Relay) -> None:
+    command = ["swaks", "--server", "127.0.0.1", "--port", str(relay.port), "--from", "app@example.com"]
+    command += ["--to", "you@example.net", "--auth", "NTLM", "--auth-user", "jo", "--auth-password", PASSWORD]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "<** 535 5.7.3" in done.stdout, done.stdout + done.stderr
+    assert "NTLMv1" in relay.said(), "the log says what is wrong with it"
+
+
+@pytest.mark.needs("dotnet", "gss-ntlmssp")
+@pytest.mark.parametrize(
+    ("user", "password", "domain"), [("jo", PASSWORD, ""), ("jo", PASSWORD, "CORP"), ("jörg", WIDE, "")]
+)
+def test_microsofts_client(relay: Relay, sink: Sink, user: str, password: str, domain: str) -> None:
+    assert dotnet(relay, user, password, domain) == ""
+    sink.wait(1)
+    assert "LoginSucceeded" in relay.said()
+
+
+@pytest.mark.needs("dotnet", "gss-ntlmssp")
+def test_microsofts_client_goes_on_after_a_refused_login(relay: Relay, sink: Sink) -> None:
+    """It sends as nobody then: with the address in the list of who may relay, the mail passes."""
+    assert dotnet(relay, "jo", "guess") == ""
+    sink.wait(1)
+    assert "LoginFailed" in relay.said()
+    assert "LoginSucceeded" not in relay.said()
