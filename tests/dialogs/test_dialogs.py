@@ -305,6 +305,7 @@ async def test_dialog(conversation: Conversation, way: str, tmp_path: Path) -> N
             await Player(conversation, door, MemoryWire(session, single=way == "bytes"), way).play()
         finally:
             await session.leave()
+            await door.logins.close()
         return
     settings = GeneralSettings(listen=(), listeners=(listener(conversation.settings),))
     listeners = Listeners(settings, door.terms, door.sessions)
@@ -315,6 +316,7 @@ async def test_dialog(conversation: Conversation, way: str, tmp_path: Path) -> N
     finally:
         await stream.close(10.0)
         await listeners.close(10.0)
+        await door.logins.close()
 
 
 def test_a_wrong_line_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ no exception. `--hypothesis-profile=long` tries many more.
 import asyncio
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,25 @@ from hypothesis import strategies as st
 
 from mailroot.events import InternalError
 from mailroot.mail.reply import Reply
-from mailroot.policy.limits import BareLineEnds, MessageSettings
-from mailroot.smtp.commands import Content, ContentEnd, ContentRefused, Data, Mistake, StartTls
+from mailroot.policy.auth.account_file import Account, changing_accounts
+from mailroot.policy.auth.passwords import hash_password
+from mailroot.policy.auth.settings import AuthenticationSettings
+from mailroot.policy.limits import BareLineEnds, LimitSettings, LoginLimits, MessageSettings
+from mailroot.policy.listeners import ListenerRules, ListenerSettings, Profile
+from mailroot.smtp.commands import (
+    Auth,
+    AuthResponse,
+    Content,
+    ContentEnd,
+    ContentRefused,
+    Data,
+    Mistake,
+    StartTls,
+    Xclient,
+)
 from mailroot.smtp.extensions import ServerOffer
-from mailroot.smtp.lines import MAX_LINE
+from mailroot.smtp.lines import MAX_LINE, MAX_LOGIN_LINE
+from mailroot.smtp.sasl.scram import Verifier
 from mailroot.smtp.server import ServerProtocol
 from rig.dialogs import conversations
 from rig.door import Door
@@ -34,6 +50,7 @@ _INVENTED = (
     *(b"\r\n", b"\n", b"\r", b"\x00", b"\t", b"\r\n.\r\n", b"\n.\n", b"\xff", b"\xc3\xbc", "\u202e".encode()),
     *(b"+0A", b"9" * 21, b"x" * 300, b"x" * 2100, b" LAST", b"RSET\r\n", b"DATA\r\n", b"BDAT 3 LAST\r\n"),
     *(b"BDAT 7\r\n", b"STARTTLS\r\n", b"EHLO x\r\n", _ENVELOPE),
+    *(b"AUTH LOGIN\r\n", b"AUTH PLAIN AGJvYgBodW50ZXIy\r\n", b"*\r\n", b"XCLIENT ADDR=192.0.2.7\r\n"),
 )
 
 
@@ -83,9 +100,14 @@ def replies(octets: bytes) -> list[tuple[int, str]]:
     return [(int(match[2]), match[3]) for match in found]
 
 
-@given(mutated(), st.lists(st.sampled_from((0, 0, 0, 451, 550, 421)), max_size=20), st.booleans())
-def test_one_answer_to_each_thing(pieces: list[bytes], refusals: list[int], repair: bool) -> None:
-    protocol = ServerProtocol(ServerOffer("example.com", max_size=3000, starttls=True, repair=repair))
+@given(
+    mutated(), st.lists(st.sampled_from((0, 0, 0, 334, 451, 550, 421)), max_size=20), st.booleans(), st.booleans()
+)
+def test_one_answer_to_each_thing(pieces: list[bytes], refusals: list[int], repair: bool, strict: bool) -> None:
+    offer = ServerOffer("example.com", max_size=3000, starttls=True, repair=repair, strict=strict)
+    protocol = ServerProtocol(offer)
+    protocol.mechanisms = ("LOGIN", "PLAIN")
+    protocol.xclient = True
     protocol.answer(Reply(220, "", "hi"))
     assert replies(protocol.outgoing()) == [(220, "hi")]
     content = 0
@@ -112,6 +134,14 @@ def test_one_answer_to_each_thing(pieces: list[bytes], refusals: list[int], repa
                 case _:
                     reply = Reply(250, "2.0.0", "ok")
             refusal = refusals.pop() if refusals else 0
+            if refusal == 334:
+                if isinstance(event, Auth | AuthResponse):
+                    protocol.challenge(b"more")
+                    assert replies(protocol.outgoing()) == [(334, "bW9yZQ==")]
+                    continue
+                refusal = 0
+            if isinstance(event, Xclient) and not refusal:
+                protocol.introduced()
             answer = Reply(refusal, "", "no") if refusal else reply
             before = len(protocol.outgoing())
             assert before == 0
@@ -123,21 +153,36 @@ def test_one_answer_to_each_thing(pieces: list[bytes], refusals: list[int], repa
                 content = 0
         assert protocol.outgoing() == b""
         if not protocol.is_closed:
-            assert protocol.unread <= MAX_LINE
+            assert protocol.unread <= (MAX_LOGIN_LINE if protocol.mechanisms else MAX_LINE)
 
 
-@given(mutated(), st.sampled_from(("127.0.0.1", "192.0.2.7")), st.booleans())
-def test_the_front_door(pieces: list[bytes], client: str, repair: bool) -> None:
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mutated") / "accounts.json"
+    with changing_accounts(path) as file:
+        file.put(Account("bob", hash_password("hunter2"), Verifier.of("hunter2", file.salt("bob"), 4096)))
+    return path
+
+
+@given(mutated(), st.sampled_from(("127.0.0.1", "192.0.2.7")), st.booleans(), st.sampled_from(Profile))
+def test_the_front_door(accounts: Path, pieces: list[bytes], client: str, repair: bool, profile: Profile) -> None:
     """As many messages are in the queue as were acknowledged, and nothing was our fault."""
 
     async def play() -> None:
         bare = BareLineEnds.REPAIR if repair else BareLineEnds.REJECT
-        door = Door(messages=MessageSettings(max_message_size=3000, max_recipients=3, bare_line_ends=bare))
+        door = Door(
+            messages=MessageSettings(max_message_size=3000, max_recipients=3, bare_line_ends=bare),
+            rules=ListenerRules.of(ListenerSettings("127.0.0.1:0", profile)),
+            authentication=AuthenticationSettings(accounts=accounts),
+            limits=LimitSettings(logins=LoginLimits(longest_delay=0)),
+            xclient=("127.0.0.1",),
+        )
         session = await door.connect(client, banner=True)
         octets = session.stream.taken()
         for piece in pieces:
             octets += await session.say(piece)
         await session.leave()
+        await door.logins.close()
         said = replies(octets + session.stream.taken())
         assert said[0][0] == 220
         assert sum(text.endswith("Queued mail for delivery") for _, text in said) == len(await door.records())
