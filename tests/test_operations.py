@@ -122,6 +122,28 @@ async def test_sessions_are_listed_oldest_first_and_ended(house: House) -> None:
     assert house.operations.end_sessions() == 1
 
 
+# Bans
+
+
+def test_bans_are_listed_and_lifted(house: House) -> None:
+    house.second.ban("192.0.2.1", "Crm")
+    house.clock.turn(10)
+    house.first.ban("192.0.2.1")
+    assert [(ban.server, ban.who, ban.kind) for ban in house.operations.bans()] == [
+        ("second", "192.0.2.1", "address"),
+        ("second", "crm", "account"),
+        ("first", "192.0.2.1", "address"),
+    ]
+    assert house.operations.lift_ban("192.0.2.1", ["first"]) == 1
+    with pytest.raises(NotFound, match=r"'192\.0\.2\.1' is not banned"):
+        house.operations.lift_ban("192.0.2.1", ["first"])
+    house.first.ban("192.0.2.1")
+    assert house.operations.lift_ban("192.0.2.1") == 2
+    assert house.operations.lift_bans(["first"]) == 0
+    assert house.operations.lift_bans() == 1
+    assert house.operations.bans() == []
+
+
 # The queue
 
 

@@ -166,6 +166,30 @@ def test_sessions(running: Running, mailroot: Mailroot) -> None:
     assert running.relay.sessions.list() == []
 
 
+def test_bans(running: Running, mailroot: Mailroot) -> None:
+    assert mailroot("ban", "list").out == "no bans\n"
+    running.relay.ban("198.51.100.7", "\x1b]0;evil\x07\u202ecrm")
+    running.relay.ban("2001:db8::1")
+    said = mailroot("ban", "list")
+    assert [line.split()[:2] for line in said.out.splitlines()] == [
+        ["BANNED", "WHAT"],
+        ["198.51.100.7", "address"],
+        ["]0;evilcrm", "account"],
+        ["2001:db8::/64", "address"],
+    ]
+    assert "\x1b" not in said.out and "\u202e" not in said.out
+    assert mailroot("ban", "list", "--json").json["bans"][1]["who"] == "\x1b]0;evil\x07\u202ecrm"
+    said = mailroot("ban", "lift", "198.51.100.7", "nobody", "\x1b]0;x")
+    assert said.code == 1 and "'nobody' is not banned" in said.err and "\x1b" not in said.err
+    assert mailroot("ban", "lift", "198.51.100.7").code == 1  # lifted just now
+    assert mailroot("ban", "lift", "2001:db8::/64", "--json").json == {"lifted": 1}
+    for wrong in ((), ("x", "--all"), ("",)):
+        assert mailroot("ban", "lift", *wrong).code != 0
+    assert len(running.relay.guard.bans()) == 1
+    assert mailroot("ban", "lift", "--all").out == "1 ban lifted\n"
+    assert running.relay.guard.bans() == []
+
+
 # The queue
 
 

@@ -1,12 +1,14 @@
 """A virtual server without sockets: real rules, routes and hosts over a queue in memory, and sessions as told."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from mailroot.clock import Clock
 from mailroot.deliver.hosts import Hosts, Itself
 from mailroot.deliver.route import AdvancedDelivery, RemoteDomain, Router
 from mailroot.deliver.security import OutboundSecurity, TlsPolicy
+from mailroot.events import Bus
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Door, Envelope, Origin, Recipient
 from mailroot.mail.outcome import Outcome
@@ -14,6 +16,8 @@ from mailroot.net.dns import Exchanger, LookupFailed, NoSuchName
 from mailroot.operations import Folders, OperationError, ServerState
 from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
 from mailroot.policy.domains import LocalDomains
+from mailroot.policy.guard import Guard
+from mailroot.policy.limits import LimitSettings
 from mailroot.queue.base import Message, Settlement, format_id
 from mailroot.queue.memory import MemoryQueue
 
@@ -95,6 +99,7 @@ class FakeServer:
         self.folders = Folders(folder, *(folder / part for part in ("Pickup", "Queue", "Drop", "Badmail")))
         self.queue: MemoryQueue | None = MemoryQueue(clock)
         self.sessions = FakeSessions()
+        self.guard = Guard(LimitSettings(), Bus(clock), clock, server=name)
         self.max_message_size = 2 * 1024 * 1024
         self.expiration = 2 * 86400.0
         self.fails_with = ""
@@ -180,6 +185,11 @@ class FakeServer:
         origin = Origin(Door.SMTP, self.clock.now(), "192.0.2.7", "client.example")
         await draft.commit(Message(envelope, origin, b"Received: by relay\r\n", message_id, subject))
         return format_id(draft.id)
+
+    def ban(self, client: str, user: str = "") -> None:
+        """Failed logins, so many that who made them is banned."""
+        for _ in range(10):
+            self.guard.login_failed("s", ip_address(client), user, "PLAIN", "wrong password")
 
     async def attempt(self, *outcomes: tuple[int, Outcome], wait: float = 900.0) -> None:
         """One attempt at the oldest due message, with these outcomes."""

@@ -231,6 +231,28 @@ async def test_sessions(api: House) -> None:
     assert (await api.client.delete("/v1/sessions")).json() == {"ended": 2}
 
 
+async def test_bans(api: House) -> None:
+    api.relay.ban("2001:db8::1", "../crm & co")
+    listed = (await api.get("/v1/bans"))["bans"]
+    assert [sorted(ban) for ban in listed] == [["failures", "kind", "server", "until", "who"]] * 2
+    assert [(ban["who"], ban["kind"]) for ban in listed] == [
+        ("2001:db8::/64", "address"),
+        ("../crm & co", "account"),
+    ]
+
+    async def lift(**query: str) -> httpx.Response:
+        return await api.client.delete("/v1/bans", params=query)
+
+    for wrong in ({}, {"who": ""}, {"who": "x", "all": "true"}):
+        assert error(await lift(**wrong)) == (400, "invalid")
+    assert error(await lift(who="x")) == (404, "not_found")
+    assert (await lift(who="2001:db8::/64")).json() == {"lifted": 1}
+    assert (await lift(who="../crm & co")).json() == {"lifted": 1}
+    api.relay.ban("192.0.2.1", "crm")
+    assert (await lift(all="true")).json() == {"lifted": 2}
+    assert (await api.get("/v1/bans"))["bans"] == []
+
+
 async def test_messages_are_found_shown_and_counted(api: House) -> None:
     first = await api.relay.accept("alice@example.org", subject="Straße")
     second = await api.relay.accept("bob@example.org", message_id="<2@example.org>")

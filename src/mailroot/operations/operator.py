@@ -14,6 +14,7 @@ from typing import assert_never
 
 from mailroot.clock import Clock
 from mailroot.events import Bus, InternalError, MessagesChanged
+from mailroot.operations.bans import BanStatus, bans_of, lift_ban, lift_bans
 from mailroot.operations.explanation import Explanation, Question, explain
 from mailroot.operations.servers import Invalid, NotFound, OperationError, Reload, Unavailable, VirtualServer
 from mailroot.operations.values import (
@@ -140,6 +141,20 @@ class Operations:
     def end_sessions(self, names: Sequence[str] = ()) -> int:
         """Close all sessions; how many. Raises NotFound."""
         return sum(server.sessions.end_all() for server in self._named(names))
+
+    # Bans
+
+    def bans(self, names: Sequence[str] = ()) -> list[BanStatus]:
+        """Who is banned after failed logins, the ban that ends first in front. Raises NotFound."""
+        return bans_of(self._named(names))
+
+    def lift_ban(self, who: str, names: Sequence[str] = ()) -> int:
+        """Lift the bans of an address, network or account; how many. Raises NotFound."""
+        return lift_ban(who, self._named(names))
+
+    def lift_bans(self, names: Sequence[str] = ()) -> int:
+        """Lift all bans; how many. Raises NotFound."""
+        return lift_bans(self._named(names))
 
     # The queue
 

@@ -14,6 +14,7 @@ from mailroot.deliver.route import Router
 from mailroot.net.dns import Resolver
 from mailroot.policy.access import Access
 from mailroot.policy.domains import LocalDomains
+from mailroot.policy.guard import Guard
 from mailroot.queue.base import Queue
 from mailroot.receive.sessions import SessionInfo
 
@@ -89,6 +90,11 @@ class VirtualServer(Protocol):
 
     @property
     def sessions(self) -> SessionRegistry: ...
+
+    @property
+    def guard(self) -> Guard:
+        """Knows who is banned; there in every state."""
+        ...
 
     # What `explain` asks; these are there in every state.
 

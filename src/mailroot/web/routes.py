@@ -85,6 +85,19 @@ class Api:
         self._operations.end_session(request.path_params["id"])
         return JSONResponse({"ended": 1})
 
+    async def bans(self, request: Request) -> Response:
+        parameters = _parameters(request, {"server"})
+        return _answer("bans", self._operations.bans(_names(parameters)))
+
+    async def lift_bans(self, request: Request) -> Response:
+        parameters = _parameters(request, {"server", "who", "all"})
+        who, everybody = _one(parameters, "who"), _one(parameters, "all") in ("true", "1")
+        if everybody == bool(who):
+            raise Invalid('say whose bans: "who", an address or account, or "all": true')
+        names = _names(parameters)
+        lifted = self._operations.lift_bans(names) if everybody else self._operations.lift_ban(who, names)
+        return JSONResponse({"lifted": lifted})
+
     async def counts(self, request: Request) -> Response:
         parameters = _parameters(request, {"server"})
         return _answer("queues", await self._operations.counts(_names(parameters)))
@@ -139,6 +152,8 @@ class Api:
             Route("/v1/sessions", self.sessions, methods=["GET"]),
             Route("/v1/sessions", self.end_sessions, methods=["DELETE"]),
             Route("/v1/sessions/{id}", self.end_session, methods=["DELETE"]),
+            Route("/v1/bans", self.bans, methods=["GET"]),
+            Route("/v1/bans", self.lift_bans, methods=["DELETE"]),
             Route("/v1/counts", self.counts, methods=["GET"]),
             Route("/v1/messages", self.messages, methods=["GET"]),
             Route("/v1/messages/{id}", self.message, methods=["GET"]),
