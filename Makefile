@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format check-windows clean environment debian-packages oidc-provider
+.PHONY: help run test check format check-windows clean environment debian-packages node-packages
 
 help:  ## what there is to say
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ help:  ## what there is to say
 run: $(VENV)/.run  ## install into .venv and start Mailroot in the foreground, with its embedded defaults
 	@exec $(BIN)/mailroot run
 
-test: environment debian-packages oidc-provider $(VENV)/.kerberos  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
+test: environment debian-packages node-packages $(VENV)/.kerberos  ## set up what the tests need and run them (TESTS=tests/queue for some of them)
 	$(BIN)/python -m pytest $(TESTS)
 
 check: environment  ## the gate: format, lint, types, import contracts, dead code, tests
@@ -43,8 +43,8 @@ environment: $(VENV)/.test $(VENV)/.peers
 debian-packages:
 	@scripts/debian-packages.sh tests
 
-oidc-provider: debian-packages
-	@scripts/oidc-provider.sh
+node-packages: debian-packages
+	@scripts/node-packages.sh
 
 $(VENV)/bin/python:
 	@scripts/new-venv.sh '$(PYTHON)' '$(VENV)'

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,20 @@ def _has_ipv6() -> bool:
         return False
 
 
-_PEERS = Path(__file__).parent.parent / ".peers"
+def _has_npm_package(name: str) -> bool:
+    folder = Path(__file__).parent.parent / ".peers" / "node"
+    return (folder / ".installed").exists() and (folder / "node_modules" / name).is_dir()
+
+
 _NEEDS: dict[str, Callable[[], bool]] = {
     "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
-    "oidc-provider": lambda: (
-        find_program("node") is not None and (_PEERS / "oidc-provider" / ".installed").exists()
-    ),
     "gss-ntlmssp": lambda: any(Path("/usr/lib").glob("*/gssntlmssp/gssntlmssp.so")),
     "kerberos": lambda: (
         importlib.util.find_spec("gssapi") is not None
         and all(find_program(name) for name in ("krb5kdc", "kdb5_util", "kadmin.local", "kinit"))
     ),
     "mono": lambda: all(find_program(name) for name in ("mono", "mcs")),
+    **{name: partial(_has_npm_package, name) for name in ("nodemailer", "oidc-provider")},
     "postfix": lambda: all(find_program(name) for name in ("master", "smtpd", "smtp-sink")),
 }
 

@@ -4,10 +4,11 @@ import json
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx
 import jwt
@@ -19,11 +20,12 @@ from mailroot.policy.auth.oauth import Tokens
 from mailroot.policy.auth.settings import OAuthSettings
 from mailroot.smtp.sasl.oauth import write_oauthbearer, write_xoauth2
 from rig.issuer import KEYS, public, unsigned
-from rig.relay import free_port
+from rig.relay import Relay, free_port
+from rig.sink import Sink
 
 pytestmark = [pytest.mark.peer, pytest.mark.needs("oidc-provider")]
 
-PEERS = Path(__file__).parents[2] / ".peers"
+MODULES = Path(__file__).parents[2] / ".peers" / "node" / "node_modules"
 AUDIENCE = "https://relay.example/smtp"
 SCOPE = "SMTP.Send"
 USER = "Reports@example.com"
@@ -70,8 +72,6 @@ class Provider:
         self.post("/token/revocation", {"token": token})
 
     def post(self, path: str, form: dict[str, str]) -> Any:
-        from urllib.parse import quote_plus
-
         with httpx.Client(verify=ssl.create_default_context(cafile=self.ca), trust_env=False) as client:
             login = ("application", quote_plus(secret("application")))
             answer = client.post(self.issuer + path, data=form, auth=login)
@@ -80,7 +80,7 @@ class Provider:
 
 
 def secret(client: str) -> str:
-    """As in server.mjs; with signs that have to be encoded."""
+    """As in issuer.mjs; with signs that have to be encoded."""
     return f'{client}: a "secret" of 100 %'
 
 
@@ -93,7 +93,7 @@ def start_provider(
 
     def start(**settings: Any) -> Provider:
         settings = {
-            "module": str(PEERS / "oidc-provider" / "node_modules" / "oidc-provider" / "lib" / "index.js"),
+            "module": str(MODULES / "oidc-provider" / "lib" / "index.js"),
             "port": free_port(),
             "certificate": str(certificate[0]),
             "key": str(certificate[1]),
@@ -105,7 +105,7 @@ def start_provider(
             "seconds": 600,
         } | settings
         process = subprocess.Popen(
-            ["node", str(Path(__file__).parent / "oidc_provider" / "server.mjs")],
+            ["node", str(Path(__file__).parent / "node" / "issuer.mjs")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -262,3 +262,107 @@ async def test_who_asks_has_to_be_known(start_provider: Start, tokens: Make) -> 
     assert verdict.reason.endswith("/token/introspection: the answer is 401")
     stop(provider)
     assert isinstance(await login(tokens(provider.introspection), token), Unavailable)
+
+
+def curl(relay: Relay, provider: Provider, token: str) -> tuple[bool, str]:
+    """Whether the message was taken, and the conversation. Of the two mechanisms it always takes OAUTHBEARER."""
+    done = subprocess.run(
+        [
+            *("curl", "--silent", "--show-error", "--verbose", "--ssl-reqd", "--cacert", str(provider.ca)),
+            *("--user", USER, "--oauth2-bearer", token),
+            *("--mail-from", USER, "--mail-rcpt", "bob@example.net", "--upload-file", "-"),
+            f"smtp://{relay.host}:{relay.port}/client.example",
+        ],
+        input="Subject: By token\r\n\r\nText\r\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode in (0, 67), done.stderr  # 67: CURLE_LOGIN_DENIED
+    return done.returncode == 0, done.stderr
+
+
+def nodemailer(relay: Relay, provider: Provider, token: str) -> tuple[bool, str]:
+    """The same by nodemailer, which knows XOAUTH2 alone."""
+    told = {
+        "module": str(MODULES / "nodemailer"),
+        "host": relay.host,
+        "port": relay.port,
+        "ca": str(provider.ca),
+        "user": USER,
+        "token": token,
+    }
+    done = subprocess.run(
+        ["node", str(Path(__file__).parent / "node" / "send.mjs")],
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 or "refused: EAUTH 535" in done.stdout, done.stdout + done.stderr
+    return done.returncode == 0, done.stdout
+
+
+class TestAtTheWire:
+    """A relay that takes mail from nobody but who has a token of this provider."""
+
+    @pytest.fixture
+    def open_relay(
+        self,
+        start_provider: Start,
+        start_relay: Callable[..., Relay],
+        certificate: tuple[Path, Path],
+        sink: Sink,
+        tmp_path: Path,
+    ) -> Callable[..., tuple[Provider, Relay]]:
+        def start(*, opaque: bool) -> tuple[Provider, Relay]:
+            provider = start_provider()
+            settings = provider.introspection if opaque else provider.settings
+            oauth: dict[str, Any] = {name: str(value) for name, value in asdict(settings).items() if value}
+            if opaque:
+                (tmp_path / "secret").write_text(settings.client_secret)
+                oauth |= {"client_secret": {"file": str(tmp_path / "secret")}}
+            relay = start_relay(
+                sink.port,
+                {
+                    "service": {"log": {"level": "debug"}},
+                    "general": {"certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}]},
+                    "access": {"relay": {"list": []}, "authentication": {"oauth": oauth}},
+                },
+            )
+            return provider, relay
+
+        return start
+
+    @pytest.mark.parametrize("opaque", [False, True])
+    @pytest.mark.parametrize(
+        ("client", "mechanism"),
+        [
+            pytest.param(curl, "OAUTHBEARER", marks=pytest.mark.needs("curl")),
+            pytest.param(nodemailer, "XOAUTH2", marks=pytest.mark.needs("nodemailer")),
+        ],
+    )
+    def test_a_client_with_a_token(
+        self,
+        open_relay: Callable[..., tuple[Provider, Relay]],
+        sink: Sink,
+        client: Callable[[Relay, Provider, str], tuple[bool, str]],
+        mechanism: str,
+        opaque: bool,
+    ) -> None:
+        provider, relay = open_relay(opaque=opaque)
+        token = provider.token(opaque=opaque)
+        taken, conversation = client(relay, provider, token)
+        assert taken, conversation
+        [received] = sink.wait()
+        assert b" with ESMTPSA " in received.octets
+
+        taken, conversation = client(relay, provider, f"{token}x")
+        assert not taken
+        # It was told why, and 535 came only after its answer to that (RFC 7628 §3.2.3).
+        assert conversation.index("334 eyJzdGF0dXMi") < conversation.index("535 5.7.3 ")
+        relay.stop()  # or what it has to say is not yet written
+        said = relay.said()
+        assert f"user={USER} mechanism={mechanism}" in said
+        assert "LoginFailed" in said
+        assert not any(part in said for part in token.split("."))
