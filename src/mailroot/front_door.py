@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from mailroot.clock import Clock
 from mailroot.events import Bus
-from mailroot.net.certificates import Certificates
+from mailroot.net.certificates import Certificates, Refused
+from mailroot.net.tls import CertificateError
 from mailroot.plan import Plan
 from mailroot.policy.auth.logins import Logins
 from mailroot.policy.disk import DiskWatch
@@ -64,7 +65,9 @@ class FrontDoor:
         if old is not None and same:
             logins = old.logins
             if old.plan.settings.general.certificates == general.certificates and old.certificates is not None:
-                old.certificates.refresh()
+                for result in old.certificates.refresh():
+                    if isinstance(result, Refused):
+                        raise CertificateError(f"{result.file}: {result.reason}")
                 return Proofs(plan, logins, old.certificates)
         else:
             logins = Logins(wanted, self._clock, fqdn=plan.fqdn, bus=self._bus, server=self._server)
