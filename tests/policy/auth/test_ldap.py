@@ -48,7 +48,7 @@ class TestNames:
 
         escaped = escape(value)
         assert not set(escaped) & set('"+,;<>=#\0 ')
-        if value and len(value.encode("utf-8", "replace")) <= 64 and not any("\ud800" <= one < "\ue000" for one in value):
+        if 0 < len(value.encode()) <= 64:
             # Another reader of RFC 4514 finds one attribute, with that very value.
             [[attribute]] = x509.Name.from_rfc4514_string(f"CN={escaped}").rdns
             assert (attribute.oid, attribute.value) == (NameOID.COMMON_NAME, value)
