@@ -4,10 +4,11 @@ The guard's counts do, and so do logins and certificates whose settings stay as 
 the plan. Sessions that are open keep the terms they came under.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mailroot.clock import Clock
-from mailroot.events import Bus
+from mailroot.events import Bus, ConfigurationWarning
 from mailroot.net.certificates import Certificates, Refused
 from mailroot.net.tls import CertificateError
 from mailroot.plan import Plan
@@ -16,6 +17,7 @@ from mailroot.policy.disk import DiskWatch
 from mailroot.policy.guard import Guard
 from mailroot.policy.limits import Quota
 from mailroot.queue.base import Queue
+from mailroot.receive.certificate_watch import CertificateWatch
 from mailroot.receive.intake import Intake
 from mailroot.receive.sessions import Sessions
 from mailroot.receive.terms import Terms
@@ -93,6 +95,8 @@ class FrontDoor:
         self._proofs = proofs
         self.guard.change(limits)
         self.disk.change(limits.min_free_disk)
+        for problem in proofs.logins.problems:
+            self._bus.publish(ConfigurationWarning(self._server, problem))
         return Terms(
             server=self._server,
             fqdn=plan.fqdn,
@@ -115,6 +119,14 @@ class FrontDoor:
             lookup=plan.resolver.name,
             reverse_dns=settings.access.reverse_dns,
         )
+
+    def jobs(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        """What goes on in the background, each with its name, as long as the last terms hold."""
+        jobs: list[tuple[str, Callable[[], Awaitable[None]]]] = [("disk space", self.disk.run)]
+        if self.certificates is not None:
+            watch = CertificateWatch(self.certificates, self._bus, self._clock, server=self._server)
+            jobs.append(("certificates", watch.run))
+        return jobs
 
     async def retire(self, proofs: Proofs) -> None:
         """Close logins that no session needs any more, once that is so."""
