@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import smtplib
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ import pytest
 from mailroot.policy.auth.base import Denied, Granted, Unavailable
 from mailroot.policy.auth.ldap import Directory
 from mailroot.policy.auth.settings import LdapSettings
-from rig.relay import free_port
+from rig.relay import Relay, free_port
+from rig.sink import Sink
 
 pytestmark = [pytest.mark.peer, pytest.mark.needs("slapd")]
 
@@ -66,6 +69,12 @@ cn: Bob
 sn: Ray
 userPassword: päßwörd
 memberOf: cn=hidden,ou=groups,dc=example,dc=com
+
+dn: uid=dave,ou=people,dc=example,dc=com
+objectClass: inetOrgPerson
+cn: Dave
+sn: Not in the group
+userPassword: staple
 
 dn: uid=carol,ou=people,dc=example,dc=com
 objectClass: inetOrgPerson
@@ -270,3 +279,49 @@ async def test_it_can_be_away(start_slapd: Start) -> None:
     slapd.process.wait(20)
     assert isinstance(await ldap.check("ann", "correct horse"), Unavailable)
     assert isinstance(await ldap.check("ann", "wrong"), Unavailable)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_a_client_logs_in_with_its_password_in_the_directory(
+    start_slapd: Start,
+    start_relay: Callable[..., Relay],
+    sink: Sink,
+    certificate: tuple[Path, Path],
+    mechanism: str,
+) -> None:
+    slapd = start_slapd()
+    directory = asdict(replace(slapd.starttls, group="cn=smtp,ou=groups,dc=example,dc=com"))
+    ldap = {name: str(directory[name]) for name in ("url", "bind_as", "ca", "group")}
+    settings = {
+        "general": {"certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}]},
+        "access": {"relay": {"list": []}, "authentication": {"ldap": ldap}},
+    }
+    relay = start_relay(sink.port, settings)
+
+    def login(client: smtplib.SMTP, user: str, password: str) -> int:
+        client.ehlo()
+        client.user, client.password = user, password
+        step = client.auth_plain if mechanism == "PLAIN" else client.auth_login
+        return client.auth(mechanism, step)[0]
+
+    with smtplib.SMTP(relay.host, relay.port) as client:
+        client.starttls(context=ssl.create_default_context(cafile=str(certificate[0])))
+        for user, password in (("ann", "wrong"), ("dave", "staple")):
+            with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+                login(client, user, password)
+            assert refused.value.smtp_code == 535
+        assert login(client, "ann", "correct horse") == 235
+        client.sendmail("ann@example.com", ["bob@example.net"], b"Subject: By password\r\n\r\nText\r\n")
+    assert b" with ESMTPSA " in sink.wait()[0].octets
+
+    slapd.process.kill()
+    slapd.process.wait(20)
+    with smtplib.SMTP(relay.host, relay.port) as client:
+        client.starttls(context=ssl.create_default_context(cafile=str(certificate[0])))
+        with pytest.raises(smtplib.SMTPAuthenticationError) as unknown:
+            login(client, "ann", "correct horse")
+        assert unknown.value.smtp_code == 454
+    relay.stop()
+    assert "not a member of cn=smtp" in relay.said()
+    assert "LoginUnavailable" in relay.said()
+    assert "correct horse" not in relay.said()
