@@ -71,9 +71,9 @@ class Kdc:
 
     def start(self) -> None:
         """Return when it answers."""
-        output = (self.folder / "kdc.out").open("wb")
         command = [_program("krb5kdc"), "-n", "-r", REALM]
-        self._process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=subprocess.STDOUT)
+        with (self.folder / "kdc.out").open("wb") as output:
+            self._process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
         end = time.monotonic() + 30
         while time.monotonic() < end and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2):

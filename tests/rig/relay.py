@@ -113,6 +113,13 @@ class Relay:
         """Everything it printed and logged so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def wait_until_said(self, text: str, seconds: float = 60) -> None:
+        """Return when `text` stands in what it printed and logged: what an event says is written a moment later."""
+        end = time.monotonic() + seconds
+        while text not in self.said():
+            assert time.monotonic() < end, f"no {text!r} in:\n{self.said()[-4000:]}"
+            time.sleep(0.05)  # another process: there is nothing else to wait on
+
     def kill(self) -> None:
         """End it at once, with no chance to tidy up: SIGKILL, on Windows TerminateProcess. May be called twice."""
         process, self.process = self.process, None
