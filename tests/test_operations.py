@@ -1,6 +1,8 @@
 """Operations over virtual servers with real rules and a queue in memory."""
 
 import json
+from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,13 @@ from mailroot.mail.outcome import Deferred, Delivered, Failed
 from mailroot.mail.reply import Reply
 from mailroot.net.dns import Exchanger
 from mailroot.operations import Invalid, NotFound, OperationError, Operations, Unavailable, as_json
-from mailroot.operations.explanation import Question
+from mailroot.operations.admission import Step
+from mailroot.operations.explanation import Explanation, Question
 from mailroot.operations.operator import Action
 from mailroot.policy.access import AccessList, Mode, RelayList
+from mailroot.policy.limits import LimitSettings, Quota
+from mailroot.policy.listeners import ListenerRules, ListenerSettings, LoginKind, Profile, RequireTls, TlsMode
+from mailroot.policy.permissions import Otherwise, Permission
 from mailroot.queue.base import QueueError, Search, State, parse_id
 from rig.fake_server import FakeServer, FakeSession
 
@@ -24,6 +30,7 @@ OK = Reply(250, "2.0.0", "Ok")
 LATER = Reply(450, "4.2.0", "Greylisted")
 NEVER = Reply(550, "5.1.1", "Unknown user")
 HOST = "mx.example.net [192.0.2.10]:25"
+FIXED = "x@local.example"
 
 
 class House:
@@ -354,12 +361,15 @@ def answers(steps: object) -> list[tuple[str, str]]:
 async def test_explain_names_rule_route_and_hosts_in_order(house: House) -> None:
     answer = await house.operations.explain(Question("a@example.org", "b@example.net"), "first")
     assert answer.accepted
-    assert answers(answer.steps)[:3] == [
+    assert answers(answer.steps)[:6] == [
         ("Is virtual server first open?", "yes"),
         ("May 127.0.0.1 connect?", "yes"),
+        ("What holds at 127.0.0.1:2525?", "note"),
+        ("May it send without a login?", "yes"),
+        ("May it send as a@example.org?", "yes"),
         ("May it send to b@example.net?", "yes"),
     ]
-    assert "relay restrictions: 127.0.0.1 is on the list" in answer.steps[2].rule
+    assert "relay restrictions: 127.0.0.1 is on the list" in answer.steps[5].rule
     assert [(host.name, host.address, host.port) for host in answer.hosts] == [
         ("mx.example.net", "192.0.2.10", 25),
         ("mx.example.net", "2001:db8::10", 25),
@@ -442,11 +452,159 @@ async def test_explain_of_open_remote_domains(house: House) -> None:
         (Question("a@example.org", "b@"), "not an e-mail address"),
         (Question("a b@example.org", "b@example.net"), "not an e-mail address"),
         (Question("a@example.org", "b@example.net", "10.0.0"), "not the address of a client"),
+        (Question("a@example.org", "b@example.net", from_header="a\r\nBcc: b"), "line ends or other control"),
+        (Question("a@example.org", "b@example.net", user="a\0"), "line ends or other control"),
     ],
 )
 async def test_explain_refuses_nonsense(house: House, question: Question, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         await house.operations.explain(question, "first")
+
+
+def step_of(answer: Explanation, question: str) -> Step:
+    (step,) = [step for step in answer.steps if question in step.question]
+    return step
+
+
+async def ask(house: House, **question: Any) -> Explanation:
+    known = {"sender": "crm@local.example", "recipient": "b@example.net", "client": "10.0.0.9"} | question
+    return await house.operations.explain(Question(**known), "first")
+
+
+async def test_explain_of_a_login(house: House) -> None:
+    assert not (await ask(house)).accepted
+    answer = await ask(house, user="crm", tls=True)
+    assert answer.accepted and answer.user == "crm"
+    step = step_of(answer, "May it log in as crm?")
+    assert step.answer == "yes" and "LOGIN, PLAIN" in step.rule
+    assert step_of(answer, "May it send to").rule == "relay restrictions: 'crm' has logged in"
+    answer = await ask(house, user="crm")
+    assert not answer.accepted
+    assert answer.steps[-1].rule == "listener: require_tls = 'passwords'; with TLS there are logins"
+    assert answer.steps[-1].reply.startswith("504")
+    house.first.offered = ()
+    answer = await ask(house, user="crm", tls=True)
+    assert answer.steps[-1].rule == "there is no login that this client could use at this listener"
+    house.first.configure(relay=RelayList(Mode.ONLY, (), allow_authenticated=False))
+    house.first.offered = ("PLAIN",)
+    answer = await ask(house, user="crm", tls=True)
+    assert answer.steps[-1].rule == "relay restrictions: 10.0.0.9 is not on the list (only the list)"
+
+
+async def test_explain_of_listeners_and_what_they_want(house: House) -> None:
+    rules = house.first.rules
+    rules["0.0.0.0:587"] = ListenerRules(require_login=True, require_tls=RequireTls.MAIL)
+    rules["[::]:465"] = ListenerRules(tls=TlsMode.IMPLICIT, logins=frozenset({LoginKind.SCRAM, LoginKind.BASIC}))
+    rules["192.0.2.1:26"] = ListenerRules.of(ListenerSettings("192.0.2.1:26", Profile.OLD_DEVICES, TlsMode.OFF))
+    assert (await ask(house)).listener == "127.0.0.1:2525"
+    for text in ("0.0.0.0:587", "*:587", ":587", "587", "192.0.2.7:587"):
+        answer = await ask(house, listener=text)
+        assert answer.listener == "0.0.0.0:587"
+        assert answer.steps[-1].rule == "listener: require_tls = 'mail'"
+        assert answer.steps[-1].reply.startswith("530 5.7.0 Must issue a STARTTLS")
+    answer = await ask(house, listener=":587", tls=True)
+    assert answer.steps[-1].rule == "listener: require_login"
+    assert answer.steps[-1].reply == "530 5.7.0 Authentication required"
+    assert (await ask(house, listener=":587", tls=True, user="crm")).accepted
+    answer = await ask(house, listener="[2001:db8::1]:465", user="crm")
+    assert answer.accepted, "TLS from the first octet"
+    assert step_of(answer, "What holds at [::]:465?").rule == (
+        "profile 'applications'; TLS 1.2 and later (implicit), wanted for passwords; logins: basic, scram"
+    )
+    answer = await ask(house, listener="26", tls=True)
+    assert (answer.steps[-1].question, answer.steps[-1].rule) == (
+        "Does it get TLS?",
+        "the listener has tls = 'off'",
+    )
+    house.first.offers_tls = False
+    assert (await ask(house, tls=True)).steps[-1].rule == "there are no general.certificates"
+    with pytest.raises(
+        Invalid, match=r"'192\.0\.2\.2:26' is no listener of virtual server 'first'; there are: 127"
+    ):
+        await ask(house, listener="192.0.2.2:26")
+
+
+async def test_explain_of_anonymous_access_that_is_off(house: House) -> None:
+    house.first.anonymous = False
+    answer = await ask(house, client="127.0.0.1")
+    assert not answer.accepted
+    assert answer.steps[-1].rule == "access.authentication: anonymous is off"
+    assert (await ask(house, client="127.0.0.1", user="crm", tls=True)).accepted
+
+
+async def test_explain_of_permissions(house: House) -> None:
+    house.first.configure(
+        relay=RelayList(Mode.ONLY, ("10.0.0.0/8",)),
+        permissions=(
+            Permission(("crm",), (), ("own address",), recipients=("example.net",)),
+            Permission(
+                ("*",), senders=("local.example",), otherwise=Otherwise.REWRITE, rewrite_to="x@local.example"
+            ),
+            Permission((), ("10.0.0.0/8",), quota=Quota(messages_per_minute=3, recipients_per_day=900)),
+        ),
+        advanced=AdvancedDelivery(masquerade_domain="outside.example"),
+    )
+    house.first.limits = LimitSettings(address=Quota(messages_per_minute=60), account=Quota(messages_per_day=500))
+    crm = {"user": "crm", "tls": True}
+    answer = await ask(house, **crm)
+    assert answer.accepted
+    assert step_of(answer, "May it send as").rule == (
+        "access.permissions, entry 1: crm@local.example is an allowed sender"
+    )
+    assert step_of(answer, "among its recipients?").rule == (
+        "access.permissions, entry 1: recipients at example.net are allowed"
+    )
+    assert [step.rule for step in answer.steps if step.question == "How much may it send?"] == [
+        "limits.address: 60 messages in a minute",
+        "limits.account: 500 messages in 24 hours",
+    ]
+    answer = await ask(house, sender="ceo@local.example", **crm)
+    assert answer.steps[-1].reply.startswith("550 5.7.60 Client does not have permissions to send as this sender")
+    answer = await ask(house, recipient="b@example.org", **crm)
+    assert answer.steps[-1].question == "Is b@example.org among its recipients?"
+    assert answer.steps[-1].reply.startswith("550 5.7.1")
+    answer = await ask(house, from_header="CRM <crm@local.example>", **crm)
+    assert answer.accepted and step_of(answer, "May its From be CRM <crm@local.example>?").answer == "yes"
+    answer = await ask(house, from_header="CEO <ceo@local.example>", **crm)
+    assert answer.steps[-1].reply.startswith("550 5.7.60")
+    answer = await ask(house, sender="ceo@other.example", from_header="ceo@other.example", user="erp", tls=True)
+    assert answer.accepted
+    assert step_of(answer, "May it send as").rule == (
+        "access.permissions, entry 2: ceo@other.example is rewritten to x@local.example"
+    )
+    assert step_of(answer, "May its From be").rule == (
+        'access.permissions, entry 2: From becomes "ceo@other.example" <x@local.example>'
+    )
+    assert step_of(answer, "Which sender does the next hop see?").rule == "masquerade domain: x@outside.example"
+    answer = await ask(house, from_header="anybody@else.example")
+    assert answer.accepted
+    assert step_of(answer, "May its From be").rule == "access.permissions, entry 3: any sender is allowed"
+    assert [step.rule for step in answer.steps if step.question == "How much may it send?"] == [
+        "limits.address: 60 messages in a minute",
+        "access.permissions, entry 3: 3 messages in a minute, 900 recipients in 24 hours",
+    ]
+    answer = await ask(house, client="127.0.0.1", user="crm", tls=True)
+    assert [step.rule for step in answer.steps if step.question == "How much may it send?"] == [
+        "limits.account: 500 messages in 24 hours"
+    ], "limits.exempt has this computer"
+
+
+async def test_explain_of_bans(house: House) -> None:
+    def fail(client: str, user: str) -> None:
+        for _ in range(LimitSettings().logins.failures):
+            house.first.guard.login_failed("s", ip_address(client), user, "PLAIN", "wrong password")
+
+    crm = {"user": "crm", "tls": True}
+    assert (await ask(house, **crm)).accepted
+    fail("10.0.0.7", "crm")
+    answer = await ask(house, **crm)
+    assert answer.steps[-1].question == "May it log in as crm?"
+    assert answer.steps[-1].reply.startswith("454")
+    answer = await ask(house, client="10.0.0.7")
+    assert answer.steps[-1].question == "May 10.0.0.7 connect now?"
+    assert "the connection is closed with 421" in answer.steps[-1].rule
+    house.first.configure(relay=RelayList(Mode.ONLY, ("10.0.0.7",)))
+    assert (await ask(house, client="10.0.0.7")).accepted, "who may relay without a login may go on"
 
 
 async def test_explain_wants_to_know_which_of_several_servers(house: House) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import errno
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from mailroot.clock import Clock
@@ -39,8 +39,11 @@ from mailroot.net.tls import CertificateError
 from mailroot.operations import Conflict, Folders, OperationError, ServerState
 from mailroot.plan import Plan, make_folders
 from mailroot.policy.access import Access
+from mailroot.policy.auth.base import Channel
 from mailroot.policy.domains import LocalDomains
 from mailroot.policy.guard import Guard
+from mailroot.policy.limits import LimitSettings
+from mailroot.policy.listeners import ListenerRules
 from mailroot.policy.permissions import Permissions
 from mailroot.queue.base import Queue, QueueError
 from mailroot.queue.sqlite import open_queue
@@ -158,8 +161,28 @@ class VirtualServer:
         return self._front.certificates
 
     @property
+    def rules(self) -> Mapping[str, ListenerRules]:
+        return self._listeners.rules if self._listeners is not None else {}
+
+    def mechanisms(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
+        proofs = self._front.proofs
+        return proofs.logins.offered(channel, rules) if proofs is not None else ()
+
+    @property
+    def offers_tls(self) -> bool:
+        return bool(self._plan.settings.general.certificates)
+
+    @property
+    def anonymous(self) -> bool:
+        return self._plan.settings.access.authentication.anonymous
+
+    @property
     def permissions(self) -> Permissions:
         return self._plan.permissions
+
+    @property
+    def limits(self) -> LimitSettings:
+        return self._plan.settings.limits
 
     @property
     def access(self) -> Access:
@@ -442,7 +465,7 @@ class VirtualServer:
                         await asyncio.sleep(0)
                 await self._clock.sleep_until(now + _TIDY_EVERY)
 
-        jobs: list[_Job] = [("delivery", deliver), ("history", tidy), ("disk space", self._front.disk.run)]
+        jobs: list[_Job] = [("delivery", deliver), ("history", tidy), *self._front.jobs()]
         if settings.general.pickup:
             pickup = Pickup(
                 folders.pickup,

@@ -15,9 +15,12 @@ from mailroot.mail.outcome import Outcome
 from mailroot.net.dns import Exchanger, LookupFailed, NoSuchName
 from mailroot.operations import Folders, OperationError, ServerState
 from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
+from mailroot.policy.auth.base import Channel
 from mailroot.policy.domains import LocalDomains
 from mailroot.policy.guard import Guard
 from mailroot.policy.limits import LimitSettings
+from mailroot.policy.listeners import ListenerRules, RequireTls
+from mailroot.policy.permissions import Permission, Permissions
 from mailroot.queue.base import Message, Settlement, format_id
 from mailroot.queue.memory import MemoryQueue
 
@@ -102,6 +105,11 @@ class FakeServer:
         self.guard = Guard(LimitSettings(), Bus(clock), clock, server=name)
         self.max_message_size = 2 * 1024 * 1024
         self.expiration = 2 * 86400.0
+        self.rules: dict[str, ListenerRules] = {"127.0.0.1:2525": ListenerRules()}
+        self.offered: tuple[str, ...] = ("LOGIN", "PLAIN")
+        self.offers_tls = True
+        self.anonymous = True
+        self.limits = LimitSettings()
         self.fails_with = ""
         self.asked_again = 0
         self.dns = FakeDns(
@@ -124,6 +132,7 @@ class FakeServer:
         advanced: AdvancedDelivery | None = None,
         remote: tuple[RemoteDomain, ...] = (),
         security: OutboundSecurity | None = None,
+        permissions: tuple[Permission, ...] = (),
     ) -> None:
         """Other rules and routes."""
         self.local = LocalDomains("local.example", ())
@@ -135,6 +144,7 @@ class FakeServer:
             self.local,
             tuple(domain.name for domain in remote if domain.allow_relay),
         )
+        self.permissions = Permissions(permissions, self.local)
         self.router = Router(
             advanced or AdvancedDelivery(),
             remote,
@@ -142,6 +152,9 @@ class FakeServer:
             security or OutboundSecurity(tls=TlsPolicy.OPPORTUNISTIC),
             25,
         )
+
+    def mechanisms(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
+        return self.offered if channel.tls or rules.require_tls is RequireTls.NO else ()
 
     def ask_again(self) -> None:
         self.asked_again += 1

@@ -74,6 +74,13 @@ def explain(
     helo: Annotated[str, typer.Option("--helo", metavar="NAME", help="What it says in HELO or EHLO.")] = "",
     tls: Annotated[bool, typer.Option("--tls", help="As if it had said STARTTLS.")] = False,
     size: Annotated[int, typer.Option("--size", min=0, metavar="OCTETS", help="The message's size.")] = 0,
+    user: Annotated[str, typer.Option("--user", metavar="NAME", help="As if logged in to this account.")] = "",
+    from_header: Annotated[
+        str, typer.Option("--from-header", metavar="TEXT", help="What the From field of its message says.")
+    ] = "",
+    listener: Annotated[
+        str, typer.Option("--listener", metavar="ADDRESS:PORT", help="The listener it comes to, or :PORT alone.")
+    ] = "",
     server: Annotated[str, typer.Option("--server", metavar="NAME", help="The virtual server.")] = "",
 ) -> None:
     """Say what would become of a message: who lets it in, which route it takes, to which hosts, and how.
@@ -82,7 +89,19 @@ def explain(
     """
     from mailroot.cli.explain import explain as ask
 
-    if not ask(service, sender, recipient, client, helo, tls, size, server):
+    question: dict[str, str | int] = {
+        "from": sender,
+        "to": recipient,
+        "client": client,
+        "helo": helo,
+        "tls": "true" if tls else "",
+        "size": size or "",
+        "user": user,
+        "from_header": from_header,
+        "listener": listener,
+        "server": server,
+    }
+    if not ask(service, question):
         raise typer.Exit(1)
 
 

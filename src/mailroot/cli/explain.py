@@ -1,27 +1,15 @@
 """`mailroot explain`: what would become of a message, and which rule decides."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mailroot.cli.client import Service
 from mailroot.cli.tables import Column, plain, say, say_json, show_table
 
 
-def explain(
-    service: Service, sender: str, recipient: str, client: str, helo: str, tls: bool, size: int, server: str
-) -> bool:
-    """Ask and show. Whether the message would be taken. Raises Failure."""
-    answer = service.get(
-        "/v1/explain",
-        {
-            "from": sender,
-            "to": recipient,
-            "client": client,
-            "helo": helo,
-            "tls": "true" if tls else "",
-            "size": size or "",
-            "server": server,
-        },
-    )
+def explain(service: Service, question: Mapping[str, str | int]) -> bool:
+    """Ask and show; the question's keys are the API's. Whether the message would be taken. Raises Failure."""
+    answer = service.get("/v1/explain", dict(question))
     if service.json:
         say_json(answer)
     else:
@@ -31,10 +19,12 @@ def explain(
 
 def _show(answer: dict[str, Any]) -> None:
     name = f" ({answer['client_name']})" if answer["client_name"] else ""
+    login = f", logged in as {answer['user']}" if answer["user"] else ""
+    listener = f", listener {answer['listener']}" if answer["listener"] else ""
     say(
         plain(
-            f"From {answer['sender'] or '<>'} to {answer['recipient']}, by client {answer['client']}{name}, "
-            f"at virtual server {answer['server']}"
+            f"From {answer['sender'] or '<>'} to {answer['recipient']}, by client {answer['client']}{name}{login}, "
+            f"at virtual server {answer['server']}{listener}"
         )
     )
     say()

@@ -6,16 +6,19 @@ Nothing is sent or stored; the only thing that goes out is DNS look-ups, all wit
 import asyncio
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Literal, assert_never
 
 from mailroot.deliver.hosts import Host, NoHosts
 from mailroot.deliver.route import Route, ToDrop, ToHosts
 from mailroot.deliver.security import OutboundSecurity, TlsPolicy
 from mailroot.mail.address import Address
+from mailroot.mail.header import printable
 from mailroot.mail.reply import Reply
+from mailroot.operations.admission import Admission, Step, find_listener
 from mailroot.operations.servers import Invalid, ServerState, VirtualServer
+from mailroot.policy.listeners import TlsMode
 from mailroot.policy.networks import unmapped
-from mailroot.policy.visit import Accept, Decision, Hangup, IPAddress, Refuse, Visit
+from mailroot.policy.permissions import Rewrite
+from mailroot.policy.visit import IPAddress, Visit
 from mailroot.smtp.grammar import parse_mailbox
 
 _LOOKUP_SECONDS = 40.0
@@ -23,7 +26,9 @@ _LOOKUP_SECONDS = 40.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A message that somebody might send. `size` 0: not asked about."""
+    """A message that somebody might send. `size` 0: not asked about. `user`: as if logged in, "": not.
+    `from_header`: what its From field says, "": not asked about. `listener`: the address and port it comes to, or
+    the port alone; "": the first one."""
 
     sender: str
     recipient: str
@@ -31,17 +36,9 @@ class Question:
     helo: str = ""
     tls: bool = False
     size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One decision: the question, its answer, the rule behind it, and what the client would be told ("" if nothing
-    special)."""
-
-    question: str
-    answer: Literal["yes", "no", "note"]
-    rule: str
-    reply: str = ""
+    user: str = ""
+    from_header: str = ""
+    listener: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +64,8 @@ class Explanation:
     recipient: str
     client: str
     client_name: str
+    listener: str
+    user: str
     steps: tuple[Step, ...]
     accepted: bool
     route: str
@@ -80,16 +79,18 @@ async def explain(server: VirtualServer, question: Question) -> Explanation:
     sender = _address(question.sender, server) if question.sender.strip() not in ("", "<>") else None
     recipient = _address(question.recipient, server)
     name = await _client_name(server, client)
-    listener = server.listeners[0] if server.listeners else ""
-    visit = Visit(client=client, listener=listener, name=name, helo=question.helo, tls=question.tls)
+    listener, rules = find_listener(server, question.listener.strip())
+    tls = question.tls or rules.tls is TlsMode.IMPLICIT
+    visit = Visit(client, listener, name, question.helo, tls, _line(question.user))
+    author = _line(question.from_header)
 
-    steps = [_open(server), *_door(server, visit, recipient, question.size)]
+    steps = [_open(server), *Admission(server, rules, visit, sender, recipient, author, question.size).steps()]
     route = server.router.route(recipient)
     hosts: tuple[NextHop, ...] = ()
     accepted = all(step.answer != "no" for step in steps)
     if accepted:
         steps.append(Step("Which route does it take?", "note", route.describe()))
-        steps += _masquerade(server, sender)
+        steps += _masquerade(server, _rewritten(server, visit, sender))
         if isinstance(route, ToHosts):
             hosts, trouble = await _hosts(server, route)
             steps += trouble
@@ -99,12 +100,20 @@ async def explain(server: VirtualServer, question: Question) -> Explanation:
         recipient=str(recipient),
         client=str(client),
         client_name=name or "",
+        listener=listener,
+        user=visit.user,
         steps=tuple(steps),
         accepted=accepted,
         route=route.describe(),
         hosts=hosts,
         result=_result(server, steps, route, hosts),
     )
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise Invalid(f"{printable(text)!r} has line ends or other control characters")
+    return text.strip()
 
 
 def _client(text: str) -> IPAddress:
@@ -133,9 +142,6 @@ async def _client_name(server: VirtualServer, client: IPAddress) -> str | None:
         return None
 
 
-# At the door
-
-
 def _open(server: VirtualServer) -> Step:
     question = f"Is virtual server {server.name} open?"
     if server.state is ServerState.STARTED and server.listeners:
@@ -144,41 +150,12 @@ def _open(server: VirtualServer) -> Step:
     return Step(question, "no", f"it is {server.state}{trouble}")
 
 
-def _door(server: VirtualServer, visit: Visit, recipient: Address, size: int) -> list[Step]:
-    """What a session would meet, until the first refusal."""
-    steps = [_step(f"May {visit.client} connect?", server.access.may_connect(visit))]
-    if server.access.needs_name:
-        found = visit.name or "none that leads back to the address"
-        steps.insert(0, Step("What is the client's name?", "note", f"reverse DNS: {found}"))
-    if steps[-1].answer == "no":
-        return steps
-    if size:
-        steps.append(_size(server, size))
-    steps.append(_step(f"May it send to {recipient}?", server.access.may_relay(visit, recipient)))
-    return steps
-
-
-def _step(question: str, decision: Decision) -> Step:
-    match decision:
-        case Accept(rule):
-            return Step(question, "yes", rule)
-        case Refuse(rule, reply):
-            return Step(question, "no", rule, str(reply))
-        case Hangup(rule, reply):
-            return Step(question, "no", f"{rule}; the connection is closed", str(reply))
-        case _:
-            assert_never(decision)
-
-
-def _size(server: VirtualServer, size: int) -> Step:
-    question = f"May it have {size} octets?"
-    most = server.max_message_size
-    if most and size > most:
-        return Step(question, "no", f"limit message size: {most} octets")
-    return Step(question, "yes", f"limit message size: {most} octets" if most else "limit message size: none")
-
-
 # On the way out
+
+
+def _rewritten(server: VirtualServer, visit: Visit, sender: Address | None) -> Address | None:
+    decision = server.permissions.of(visit).may_send_as(sender)
+    return decision.sender if isinstance(decision, Rewrite) else sender
 
 
 def _masquerade(server: VirtualServer, sender: Address | None) -> list[Step]:

@@ -3,7 +3,7 @@
 `virtual_server.VirtualServer` keeps the protocol; this module knows nothing of how.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +13,12 @@ from mailroot.deliver.hosts import Hosts
 from mailroot.deliver.route import Router
 from mailroot.net.dns import Resolver
 from mailroot.policy.access import Access
+from mailroot.policy.auth.base import Channel
 from mailroot.policy.domains import LocalDomains
 from mailroot.policy.guard import Guard
+from mailroot.policy.limits import LimitSettings
+from mailroot.policy.listeners import ListenerRules
+from mailroot.policy.permissions import Permissions
 from mailroot.queue.base import Queue
 from mailroot.receive.sessions import SessionInfo
 
@@ -97,6 +101,31 @@ class VirtualServer(Protocol):
         ...
 
     # What `explain` asks; these are there in every state.
+
+    @property
+    def rules(self) -> Mapping[str, ListenerRules]:
+        """What holds at each of `listeners`, by its address; of a stopped virtual server, none."""
+        ...
+
+    def mechanisms(self, channel: Channel, rules: ListenerRules) -> Sequence[str]:
+        """The SASL mechanisms that such a client would be offered now; of a stopped virtual server, none."""
+        ...
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether there are certificates."""
+        ...
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether mail is taken without a login."""
+        ...
+
+    @property
+    def permissions(self) -> Permissions: ...
+
+    @property
+    def limits(self) -> LimitSettings: ...
 
     @property
     def access(self) -> Access: ...

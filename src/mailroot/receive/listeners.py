@@ -134,6 +134,11 @@ class Listeners:
         """Where connections are accepted, with the ports really bound: "127.0.0.1:2525", "[::1]:2525"."""
         return tuple(one.address for one in self._open.values())
 
+    @property
+    def rules(self) -> dict[str, ListenerRules]:
+        """What holds at each of the addresses for whoever connects now."""
+        return {one.address: one.rules for one in self._open.values()}
+
     async def open(self) -> None:
         """Listen at every address, or at none: raises CannotListen, which names the one that could not be, and
         ValueError for an address that cannot be read, or is there twice with different rules."""

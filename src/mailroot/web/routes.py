@@ -132,7 +132,8 @@ class Api:
         return JSONResponse(as_json(done))
 
     async def explain(self, request: Request) -> Response:
-        parameters = _parameters(request, {"server", "from", "to", "client", "helo", "size", "tls"})
+        asked = {"server", "from", "to", "client", "helo", "size", "tls", "user", "listener", "from_header"}
+        parameters = _parameters(request, asked)
         question = Question(
             sender=_one(parameters, "from"),
             recipient=_one(parameters, "to"),
@@ -140,6 +141,9 @@ class Api:
             helo=_one(parameters, "helo"),
             tls=_one(parameters, "tls") in ("true", "1"),
             size=int(_number(parameters, "size") or 0),
+            user=_one(parameters, "user"),
+            from_header=_one(parameters, "from_header"),
+            listener=_one(parameters, "listener"),
         )
         return JSONResponse(as_json(await self._operations.explain(question, _one(parameters, "server"))))
 
