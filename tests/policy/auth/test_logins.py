@@ -127,6 +127,13 @@ def test_begin(path: Path) -> None:
     assert isinstance(ours.begin("SCRAM-SHA-256-PLUS", BOUND, RULES), ScramExchange)
 
 
+def test_scram_plus_under_tls_1_3_is_for_who_asks_for_it(path: Path) -> None:
+    ours = logins(AuthenticationSettings(accounts=path))
+    channel = Channel(AWAY, FQDN, tls=True, bindings=(("tls-server-end-point", b"x"),))
+    assert ours.offered(channel, RULES) == ALL[1:]
+    assert isinstance(ours.begin("SCRAM-SHA-256-PLUS", channel, RULES), ScramExchange)
+
+
 def test_begin_refuses_what_is_not_offered(path: Path) -> None:
     ours = logins(AuthenticationSettings(accounts=path))
     for mechanism in ("PLAIN", "LOGIN"):

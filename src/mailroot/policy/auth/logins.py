@@ -82,10 +82,10 @@ class Logins:
     def offered(self, channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
         """The mechanisms for EHLO, in their order."""
         working = self._working(channel, rules)
-        return tuple(name for name in working if _is_safe(name, channel, rules))
+        return tuple(name for name in working if _is_safe(name, channel, rules) and _is_usual(name, channel))
 
     def begin(self, mechanism: str, channel: Channel, rules: ListenerRules) -> Exchange | Reply:
-        """A login by a mechanism, in upper case; or the refusal of one that is not offered here."""
+        """A login by a mechanism, in upper case; or the refusal of one that does not work here."""
         working = self._working(channel, rules)
         if mechanism not in working:
             return AUTH_UNKNOWN
@@ -101,7 +101,7 @@ class Logins:
                     self.accounts,
                     channel,
                     plus=mechanism == _SCRAM_PLUS,
-                    plus_offered=_SCRAM_PLUS in working,
+                    plus_offered=_SCRAM_PLUS in working and _is_usual(_SCRAM_PLUS, channel),
                 )
             case "EXTERNAL":
                 user = self.certificate_user(channel.certificate)
@@ -185,6 +185,13 @@ def _integrated(settings: AuthenticationSettings, accounts: AccountFile) -> "Int
     from mailroot.policy.auth.negotiate import Integrated
 
     return Integrated(settings.integrated, accounts)
+
+
+def _is_usual(name: str, channel: Channel) -> bool:
+    """Whether a client that knows the mechanism can be expected to get through with it. For -PLUS under TLS 1.3
+    clients take tls-exporter (RFC 9266), which Python does not have, and fail instead of going on without it; who
+    asks for it with tls-server-end-point may have it."""
+    return name != _SCRAM_PLUS or any(binding == "tls-unique" for binding, _ in channel.bindings)
 
 
 def _is_safe(name: str, channel: Channel, rules: ListenerRules) -> bool:
