@@ -18,7 +18,7 @@ from mailroot.smtp import answers
 class Login:
     """The logins of one session; one AUTH after the other."""
 
-    __slots__ = ("_exchange", "_mechanism", "_session", "_terms")
+    __slots__ = ("_delay", "_exchange", "_mechanism", "_session", "_terms")
 
     def __init__(self, terms: Terms, session: str) -> None:
         """`session` is the session's id."""
@@ -26,6 +26,8 @@ class Login:
         self._session = session
         self._mechanism = ""
         self._exchange: Exchange | None = None
+        # How long the refusal of a login waits that has failed already, and was counted.
+        self._delay: float | None = None
 
     @property
     def mechanism(self) -> str:
@@ -46,6 +48,7 @@ class Login:
     async def respond(self, response: bytes | None, channel: Channel) -> Challenge | Granted | Reply:
         """The client's octets: to `begin`'s challenge, or to the one after."""
         exchange, self._exchange = self._exchange, None
+        delay, self._delay = self._delay, None
         assert exchange is not None
         terms, guard = self._terms, self._terms.guard
         client = channel.client
@@ -57,24 +60,29 @@ class Login:
                 step = await exchange.step(response)
         except TimeoutError:
             step = Unavailable("time-out")
-        if isinstance(step, Granted | Denied):
+        verdict = step.denied if isinstance(step, Challenge) else step
+        if isinstance(verdict, Granted | Denied):
             # Some mechanisms name the account only together with the proof. Who is banned hears the same of a
             # right password as of a wrong one.
-            user = step.user or exchange.user
+            user = verdict.user or exchange.user
             banned = guard.may_login(self._session, client, user)
             if banned is not None:
                 return banned.reply
         match step:
-            case Challenge():
+            case Challenge(denied=denied):
                 self._exchange = exchange
+                if denied is not None:
+                    # Counted now: a client that cancels or goes away has failed no less.
+                    self._delay = guard.login_failed(self._session, client, user, self._mechanism, denied.reason)
                 return step
             case Granted(user):
                 guard.login_succeeded(self._session, client, user, self._mechanism)
                 return step
             case Denied(reason):
-                delay = guard.login_failed(self._session, client, user, self._mechanism, reason)
+                if delay is None:
+                    delay = guard.login_failed(self._session, client, user, self._mechanism, reason)
                 if delay > 0:
-                    await terms.clock.sleep_until(terms.clock.now() + delay)
+                    await terms.clock.sleep(delay)
                 return answers.AUTH_FAILED
             case Malformed():
                 return answers.AUTH_SYNTAX

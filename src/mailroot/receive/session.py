@@ -487,7 +487,9 @@ class Session:
                 self._pace.recipient_accepted()
                 self._protocol.answer(answers.recipient_ok(address))
             case Refuse(rule, reply) | Hangup(rule, reply):
-                self._pace.recipient_refused()
+                if reply.is_permanent:
+                    # What is to come again later is no sign of a client that tries its luck.
+                    self._pace.recipient_refused()
                 hang_up = isinstance(decision, Hangup)
                 if hang_up:
                     self._why = "refused"
