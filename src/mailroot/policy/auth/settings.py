@@ -47,7 +47,8 @@ class LdapSettings:
     bind_as: Annotated[
         str,
         Doc(
-            "Whom to bind as; {user} stands for the name that was given.",
+            "Whom to bind as; {user} stands for the name that was given. A DN, or with Active Directory a name "
+            "as in '{user}@corp.example.com'.",
             example="uid={user},ou=people,dc=example,dc=com",
         ),
     ]
