@@ -42,6 +42,7 @@ def _has_npm_package(name: str) -> bool:
 
 _NEEDS: dict[str, Callable[[], bool]] = {
     "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
+    "gssapi": lambda: importlib.util.find_spec("gssapi") is not None,
     "gss-ntlmssp": lambda: any(Path("/usr/lib").glob("*/gssntlmssp/gssntlmssp.so")),
     "kerberos": lambda: (
         importlib.util.find_spec("gssapi") is not None

@@ -5,11 +5,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mailroot.policy.auth.account_file import Account
+from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Step
+from mailroot.policy.auth.negotiate import Integrated
+from mailroot.policy.auth.nt_hash import nt_hash
+from mailroot.policy.auth.settings import IntegratedSettings
 from rig.relay import Relay
 from rig.sink import Sink
 
@@ -106,3 +112,56 @@ def test_microsofts_client_goes_on_after_a_refused_login(relay: Relay, sink: Sin
     sink.wait(1)
     relay.wait_until_said("LoginFailed")
     assert "LoginSucceeded" not in relay.said()
+
+
+class NoFile:
+    """One account in memory."""
+
+    has_nt_hashes = True
+
+    def find(self, name: str) -> Account | None:
+        return Account("jo", "", nt_hash=nt_hash(PASSWORD)) if name.casefold() == "jo" else None
+
+
+@pytest.mark.needs("gssapi", "gss-ntlmssp")
+@pytest.mark.parametrize("within_spnego", [False, True])
+@pytest.mark.parametrize(
+    ("binding", "password", "verdict"),
+    [
+        (b"", PASSWORD, Granted("jo")),
+        (b"tls-unique:finished", PASSWORD, Granted("jo")),
+        (b"tls-unique:another", PASSWORD, Denied("the channel binding is not that of this connection", "jo")),
+        (b"", "guess", Denied("wrong password", "jo")),
+    ],
+)
+async def test_the_systems_gssapi(within_spnego: bool, binding: bytes, password: str, verdict: Step) -> None:
+    """As .NET on Linux uses it since version 7: NTLM within Negotiate, with a MIC over the mechanisms and sealed
+    messages; and NTLM by itself. Older ones ask to sign alone, and then their library cannot."""
+    import gssapi
+    from gssapi import raw
+
+    ntlm = gssapi.OID.from_int_seq("1.3.6.1.4.1.311.2.2.10")
+    mechanism = gssapi.OID.from_int_seq("1.3.6.1.5.5.2") if within_spnego else ntlm
+    name = gssapi.Name("jo", gssapi.NameType.user)
+    credentials = raw.acquire_cred_with_password(name, password.encode(), usage="initiate", mechs=[mechanism]).creds
+    if within_spnego:
+        raw.set_neg_mechs(credentials, [ntlm])
+    client: Any = gssapi.SecurityContext(
+        name=gssapi.Name("SMTPSVC@relay.example", gssapi.NameType.hostbased_service),
+        creds=gssapi.Credentials(base=credentials),
+        usage="initiate",
+        mech=mechanism,
+        flags=[gssapi.RequirementFlag.integrity, gssapi.RequirementFlag.confidentiality],
+        channel_bindings=raw.ChannelBindings(application_data=binding) if binding else None,
+    )
+    channel = Channel(ip_address("192.0.2.1"), "relay.example", tls=True, bindings=(("tls-unique", b"finished"),))
+    integrated = Integrated(IntegratedSettings(ntlm=True), NoFile())
+    exchange = integrated.begin("GSSAPI" if within_spnego else "NTLM", channel)
+    step = await exchange.step(client.step())
+    while isinstance(step, Challenge):
+        if not client.complete:
+            step = await exchange.step(client.step(step.octets) or b"")
+        else:
+            assert client.unwrap(step.octets).message == b"\1\0\0\0"
+            step = await exchange.step(client.wrap(b"\1\0\0\0", True).message)
+    assert step == verdict
