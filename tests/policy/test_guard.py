@@ -224,6 +224,15 @@ def test_a_ban_says_nothing_about_which_accounts_there_are() -> None:
     assert not house.may_login("203.0.113.1", "nobody-of-that-name")
 
 
+def test_writings_of_one_name_are_one_whether_there_is_such_an_account_or_not() -> None:
+    house = House()
+    writings = ("nobody", "NOBODY", "no\u00adbody", "\uff4eobody", "Nobod\u200by")
+    for number in range(10):
+        house.fail(f"198.51.100.{number}", writings[number % 5])
+    assert not any(house.may_login("203.0.113.1", user) for user in writings)
+    assert len(house.guard.bans()) == 1
+
+
 def test_setting_the_clock_frees_and_blocks_nobody() -> None:
     house = House(LimitSettings(address=Quota(messages_per_minute=1)))
     visit = Visit(CLIENT, "")

@@ -356,8 +356,9 @@ def shown_network(key: int) -> str:
 
 
 def bounded_name(user: str) -> str:
-    """An account's name as it is counted by: without regard to case, and of a bounded length."""
-    name = account_key(user)
+    """An account's name as it is counted by, of a bounded length. It is compared as the accounts file does it, or
+    some writings of a name would be banned together only where there is such an account."""
+    name = user.lower() if user.isascii() else account_key(user)
     if len(name) <= _LONGEST_NAME:
         return name
     digest = blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()
