@@ -92,21 +92,27 @@ class Integrated:
 
     def _ask_windows(self) -> None:
         try:
-            from mailroot.policy.auth.sspi import available
+            from mailroot.policy.auth.sspi import trouble
         except ImportError as error:
-            problem = f"the package pyspnego is not there: {error}"
-        else:
-            problem = available()
-        if problem:
-            self.problem = f"integrated logins are not offered: {problem}"
             self._gssapi = self._ntlm = False
+            self._say(f"integrated logins are not offered: the package pyspnego cannot be used: {error}")
+            return
+        if self._gssapi and (why := trouble("negotiate")):
+            self._gssapi = False
+            self._say(f"GSSAPI is not offered: {why}")
+        if self._ntlm and (why := trouble("ntlm")):
+            self._ntlm = False
+            self._say(f"NTLM is not offered: {why}")
+
+    def _say(self, problem: str) -> None:
+        self.problem = "; ".join(filter(None, [self.problem, problem]))
 
     def _open_keytab(self, settings: IntegratedSettings) -> None:
         try:
             from mailroot.policy.auth.kerberos import KerberosError, Keytab
         except ImportError:
             self._gssapi = False
-            self.problem = (
+            self._say(
                 "GSSAPI is not offered: the package gssapi is not installed; right would be: "
                 "pip install 'mailroot[kerberos]', with a compiler and the headers of Kerberos"
             )
@@ -116,16 +122,14 @@ class Integrated:
         except KerberosError as error:
             self._gssapi = False
             keytab = settings.keytab or "the system's keytab"
-            self.problem = f"GSSAPI is not offered: {keytab}: {error}"
+            self._say(f"GSSAPI is not offered: {keytab}: {error}")
 
     def _try_md5(self) -> None:
         try:
             hmac.digest(b"key", b"octets", "md5")
         except ValueError:
             self._ntlm = False
-            self.problem = "; ".join(
-                filter(None, [self.problem, "NTLM is not offered: this computer's OpenSSL has no MD5"])
-            )
+            self._say("NTLM is not offered: this computer's OpenSSL has no MD5")
 
 
 class _Negotiated:

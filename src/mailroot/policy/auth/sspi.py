@@ -20,14 +20,15 @@ _UNDECIDED = frozenset({0x80090311, 0x80090304, 0x80090300, 0x800706BA, 0x800903
 class SspiContext:
     """A context of Windows. `user` is the account as Windows writes it, "DOMAIN\\jo", by NTLM as by Kerberos."""
 
-    __slots__ = ("_channel", "_context", "_ntlm", "_threads", "complete", "user")
+    __slots__ = ("_channel", "_context", "_ntlm", "_protocol", "_threads", "complete", "user")
 
     def __init__(self, protocol: str, channel: Channel, threads: Threads, *, ntlm: bool) -> None:
         """`protocol`: "negotiate" or "ntlm"; `ntlm`: whether NTLM is allowed."""
         self._ntlm = ntlm
+        self._protocol = protocol
         self._channel = channel
         self._threads = threads
-        self._context = spnego.server(protocol=protocol, options=spnego.NegotiateOptions.use_sspi)
+        self._context: spnego.ContextProxy | None = None
         self.user = ""
         self.complete = False
 
@@ -35,7 +36,7 @@ class SspiContext:
         return await self._threads.run(lambda: self._step(token))
 
     async def wrap(self, octets: bytes) -> bytes:
-        return await self._threads.run(lambda: self._context.wrap(octets, encrypt=False).data)
+        return await self._threads.run(lambda: self._wrap(octets))
 
     async def unwrap(self, token: bytes) -> bytes:
         return await self._threads.run(lambda: self._unwrap(token))
@@ -44,6 +45,11 @@ class SspiContext:
         if not token:
             raise SaslError("no token")
         self._look_at(token)
+        if self._context is None:
+            try:
+                self._context = _server(self._protocol)
+            except SpnegoError as error:
+                raise LoginUndecided(_line(error)) from None
         try:
             answer = self._context.step(token)
         except InvalidTokenError:
@@ -86,26 +92,42 @@ class SspiContext:
             raise LoginRefused("a guest, or nobody's account")
         self.complete = True
 
+    def _wrap(self, octets: bytes) -> bytes:
+        assert self._context is not None
+        try:
+            return self._context.wrap(octets, encrypt=False).data
+        except SpnegoError as error:
+            raise _judge(error) from None
+
     def _unwrap(self, token: bytes) -> bytes:
+        assert self._context is not None
         try:
             return self._context.unwrap(token).data
         except SpnegoError:
             raise LoginRefused("a signature that is not the client's") from None
 
 
-def available() -> str:
-    """Why Windows' Negotiate cannot be used here, "" if it can."""
+def trouble(protocol: str) -> str:
+    """Why Windows' "negotiate" or "ntlm" cannot be used here, "" if it can."""
     try:
-        spnego.server(protocol="negotiate", options=spnego.NegotiateOptions.use_sspi)
+        _server(protocol)
     except (SpnegoError, ImportError) as error:
-        return " ".join(str(error).split())[:500]
+        return _line(error)
     return ""
+
+
+def _server(protocol: str) -> spnego.ContextProxy:
+    return spnego.server(protocol=protocol, options=spnego.NegotiateOptions.use_sspi)
 
 
 def _judge(error: SpnegoError) -> LoginRefused | LoginUndecided:
     code = getattr(error.base_error, "winerror", 0) or 0
-    text = " ".join(str(error).split())[:300]
+    text = _line(error)
     return LoginUndecided(text) if code & 0xFFFFFFFF in _UNDECIDED else LoginRefused(text)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _mechanism_token(token: bytes) -> bytes:
