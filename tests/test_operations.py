@@ -517,6 +517,8 @@ async def test_explain_of_listeners_and_what_they_want(house: House) -> None:
         "the listener has tls = 'off'",
     )
     house.first.offers_tls = False
+    answer = await ask(house, client="127.0.0.1")
+    assert step_of(answer, "What holds at").rule == "profile 'applications'; no TLS, since there is no certificate"
     assert (await ask(house, tls=True)).steps[-1].rule == "there are no general.certificates"
     with pytest.raises(
         Invalid, match=r"'192\.0\.2\.2:26' is no listener of virtual server 'first'; there are: 127"

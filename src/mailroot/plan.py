@@ -56,7 +56,9 @@ class Plan:
             delivery.outbound_connections.port,
         )
         resolver = Resolver(delivery.advanced.dns_servers)
-        endpoints = [endpoint for text in settings.general.listen for endpoint in parse_listen(text)]
+        general = settings.general
+        addresses = (*general.listen, *(listener.address for listener in general.listeners))
+        endpoints = [endpoint for text in addresses for endpoint in parse_listen(text)]
         itself = Itself(
             {fqdn, delivery.advanced.fqdn or fqdn}, [(endpoint.address, endpoint.port) for endpoint in endpoints]
         )

@@ -380,6 +380,11 @@ def test_explain(running: Running, mailroot: Mailroot) -> None:
     assert said.code == 0 and re.search(r"1 +mx.example.net +192.0.2.10 +25 +if offered", said.out)
     assert "It would be taken, and handed to mx.example.net, port 25, at once." in said.out
     assert mailroot("explain", "--from", "", "--to", "b@example.net", "--json").json["accepted"] is True
+    login = ("--user", "crm", "--tls", "--listener", ":2525", "--from-header", "CRM <crm@example.org>")
+    said = mailroot("explain", "--from", "", "--to", "b@example.net", "--client", "10.0.0.1", *login)
+    assert said.code == 0 and "logged in as crm, at virtual server" in said.out
+    for question in ("What holds at 127.0.0.1:2525?", "May it log in as crm?", "May its From be CRM <crm@example"):
+        assert question in said.out
     said = mailroot("explain", "--from", "a", "--to", "b@example.net", "--client", "nonsense")
     assert said.code == 1 and "is not the address of a client" in said.err
 

@@ -376,6 +376,10 @@ async def test_explain(api: House) -> None:
     assert answer["accepted"] is False and answer["steps"][-1]["reply"].startswith("550 5.7.1")
     answer = await api.get("/v1/explain", **{"from": "", "to": "b@example.net", "size": 10, "tls": "true"})
     assert answer["accepted"] is True and answer["hosts"][0]["name"] == "mx.example.net"
+    login = {"user": "crm", "tls": "true", "listener": ":2525", "from_header": "CRM <crm@example.org>"}
+    answer = await api.get("/v1/explain", **{"from": "", "to": "b@example.net", "client": "10.0.0.1"}, **login)
+    assert (answer["accepted"], answer["user"], answer["listener"]) == (True, "crm", "127.0.0.1:2525")
+    assert "May its From be CRM <crm@example.org>?" in [step["question"] for step in answer["steps"]]
     assert error(await api.client.get("/v1/explain", params={"to": ""})) == (400, "invalid")
 
 

@@ -49,7 +49,8 @@ def check(file: FileArgument = None, config: ConfigOption = None) -> None:
     for server in servers:
         hosts = server.delivery.advanced.smart_host
         onwards = f"through {', '.join(hosts)}" if hosts else "to the recipients' own servers"
-        where = ", ".join(server.general.listen) or "nowhere"
+        listeners = (listener.address for listener in server.general.listeners)
+        where = ", ".join((*server.general.listen, *listeners)) or "nowhere"
         say(plain(f"  {server.name}: listens on {where}; mailroot {server.general.mailroot}; delivers {onwards}"))
 
 

@@ -87,7 +87,9 @@ class Admission:
     def _encryption(self) -> Iterator[Step]:
         rules, visit = self.rules, self.visit
         if visit.listener:
-            yield Step(f"What holds at {visit.listener}?", "note", _in_words(rules))
+            yield Step(
+                f"What holds at {visit.listener}?", "note", _in_words(rules, offers_tls=self.server.offers_tls)
+            )
         if visit.tls and not (self.server.offers_tls and rules.tls is not TlsMode.OFF):
             why = "the listener has tls = 'off'" if self.server.offers_tls else "there are no general.certificates"
             yield Step("Does it get TLS?", "no", why)
@@ -108,9 +110,7 @@ class Admission:
             elif banned is not None:
                 yield _step(question, banned)
             else:
-                yield Step(
-                    question, "yes", f"if its password is right, or what else it shows: {', '.join(offered)}"
-                )
+                yield Step(question, "yes", f"it is offered {', '.join(offered)}; its proof is not looked at here")
             return
         question = "May it send without a login?"
         if rules.require_login:
@@ -189,11 +189,11 @@ def _step(question: str, decision: Decision | Rewrite) -> Step:
             assert_never(decision)
 
 
-def _in_words(rules: ListenerRules) -> str:
+def _in_words(rules: ListenerRules, *, offers_tls: bool) -> str:
     """A listener's rules on one line."""
     words = [f"profile '{rules.profile}'"]
-    if rules.tls is TlsMode.OFF:
-        words.append("no TLS")
+    if rules.tls is TlsMode.OFF or not offers_tls:
+        words.append("no TLS" if rules.tls is TlsMode.OFF else "no TLS, since there is no certificate")
     else:
         words.append(f"TLS {rules.min_tls} and later ({rules.tls}), wanted for {_WANTED[rules.require_tls]}")
     if rules.logins is not None:
