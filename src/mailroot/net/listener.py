@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Protocol
 
 from mailroot.net.stream import Stream
 
@@ -110,7 +111,24 @@ def bind(endpoint: Endpoint) -> socket.socket | None:
     return listening
 
 
-async def serve(listening: socket.socket, on_connect: Callable[[Stream], None]) -> asyncio.Server:
-    """Accept connections on a bound socket; `on_connect` is called with each, in the event loop."""
-    loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Stream(on_connect), sock=listening, backlog=_BACKLOG)
+class Server(Protocol):
+    """Accepts connections. The listening socket is its own."""
+
+    def close(self) -> None:
+        """Accept no more; connections that stand go on."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """After `close`: return when nothing is left of it."""
+        ...
+
+
+async def serve(listening: socket.socket, new_stream: Callable[[], Stream]) -> Server:
+    """Accept connections on a bound socket; each gets a new stream."""
+    return await asyncio.get_running_loop().create_server(new_stream, sock=listening, backlog=_BACKLOG)
+
+
+def second_socket(listening: socket.socket) -> socket.socket | None:
+    """The same listening socket once more: it listens on when the first one is closed. None: not on this system,
+    where a socket belongs to what served it first (Windows, with its completion ports)."""
+    return None if sys.platform == "win32" else listening.dup()

@@ -6,8 +6,10 @@ encrypted (RFC 3207 §4.2, CVE-2021-38371); `start_tls` refuses then.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 _HIGH_WATER = 256 * 1024
@@ -26,6 +28,7 @@ class Stream(asyncio.Protocol):
 
     __slots__ = (
         "_closed",
+        "_connection",
         "_deadline",
         "_drained",
         "_error",
@@ -35,17 +38,27 @@ class Stream(asyncio.Protocol):
         "_on_connect",
         "_pending",
         "_reading",
+        "_securing",
         "_timer",
         "_transport",
         "_waiter",
         "peer",
     )
 
-    def __init__(self, on_connect: Callable[["Stream"], None] | None = None, *, limit: int = _HIGH_WATER) -> None:
+    def __init__(
+        self,
+        on_connect: Callable[["Stream"], None] | None = None,
+        *,
+        limit: int = _HIGH_WATER,
+        connection: socket.socket | None = None,
+    ) -> None:
         """`on_connect` is called once, when the connection stands (a listener starts its session there).
-        `limit`: octets we hold unread before we stop reading from the socket."""
+        `limit`: octets we hold unread before we stop reading from the socket. `connection`: an accepted connection
+        that begins with TLS: nothing of it is read or written before `start_tls`."""
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
+        self._connection = connection
+        self._securing: asyncio.Timeout | None = None
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
         self._limit = limit
@@ -58,6 +71,9 @@ class Stream(asyncio.Protocol):
         self._closed = False
         self._error: Exception | None = None
         self.peer: tuple[str, int] = ("", 0)
+        if connection is not None:
+            with suppress(OSError):
+                self.peer = connection.getpeername()[:2]
 
     # What asyncio calls
 
@@ -110,13 +126,18 @@ class Stream(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether octets can still be written."""
+        """Whether octets can still be written, if need be after `start_tls`."""
+        if self._connection is not None:
+            return True
         return self._transport is not None and not self._transport.is_closing()
 
     @property
     def local(self) -> tuple[str, int]:
         """Our end of the connection: address and port."""
-        name = self._transport.get_extra_info("sockname") if self._transport is not None else None
+        if self._connection is not None:
+            name = self._connection.getsockname()
+        else:
+            name = self._transport.get_extra_info("sockname") if self._transport is not None else None
         return (name[0], name[1]) if isinstance(name, tuple) else ("", 0)
 
     @property
@@ -182,7 +203,12 @@ class Stream(asyncio.Protocol):
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        """Switch to TLS (RFC 3207). Raises EarlyData, TimeoutError, ssl.SSLError, ConnectionError."""
+        """Switch to TLS (RFC 3207), or begin with it. Raises EarlyData, TimeoutError, ssl.SSLError,
+        ConnectionError."""
+        if self._connection is not None:
+            assert server_side
+            await self._begin_with_tls(context, timeout)
+            return
         transport = self._transport
         if transport is None:
             raise StreamClosed("connection closed by the other side") from self._error
@@ -205,9 +231,26 @@ class Stream(asyncio.Protocol):
         self._transport = secured
         self._reading = True
 
+    async def _begin_with_tls(self, context: ssl.SSLContext, timeout: float) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        try:
+            async with asyncio.timeout(timeout) as self._securing:
+                # From here on the connection is the loop's, which closes it when the handshake fails.
+                await self._loop.connect_accepted_socket(
+                    lambda: self, connection, ssl=context, ssl_handshake_timeout=timeout
+                )
+        except TimeoutError:
+            if self._closed:
+                raise StreamClosed("connection closed during the TLS handshake") from None
+            raise
+        finally:
+            self._securing = None
+
     async def close(self, timeout: float) -> None:
         """Send what is left and close; cut the connection if that takes longer than `timeout` seconds."""
         if self._transport is None:
+            self.abort()
             return
         self._lost = self._loop.create_future()
         self._transport.close()
@@ -221,12 +264,20 @@ class Stream(asyncio.Protocol):
         """Close once all is sent, without waiting for it; the peer's silence cannot hold us (see `close`)."""
         if self._transport is not None:
             self._transport.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Cut the connection now; who waits in `read` gets b""."""
         self._closed = True
         if self._transport is not None:
             self._transport.abort()
+        elif self._securing is not None:
+            if not self._securing.expired():
+                self._securing.reschedule(self._loop.time())
+        elif self._connection is not None:
+            self._connection.close()
+            self._connection = None
         self._wake()
 
     def interrupt(self) -> None:

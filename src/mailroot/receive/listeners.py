@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 from mailroot.events import ListenerOpened, SessionRefused
+from mailroot.net.acceptor import Acceptor, Manner
 from mailroot.net.listener import (
     Endpoint,
-    ProxiedServer,
     Server,
     bind,
     format_endpoint,
@@ -76,14 +76,28 @@ _Place = tuple[Endpoint, int]
 """An address to listen at. The number tells those apart whose port the system chooses; 0 for all others."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What holds at an address. `plain`: nothing there can begin with TLS or a PROXY header, as in `listen`."""
+
+    rules: ListenerRules
+    plain: bool
+
+
 @dataclass(slots=True)
 class _Open:
-    """A socket that is served as `address` says; `rules` hold for whoever connects from now on."""
+    """A socket that is served as `address` says; `wanted` may be replaced, and holds for who connects from then
+    on."""
 
     address: str
-    rules: ListenerRules
+    wanted: _Wanted
     listening: socket.socket
-    server: Server
+    server: Server | None = None
+
+    @property
+    def manner(self) -> Manner:
+        rules = self.wanted.rules
+        return Manner(rules.proxy_protocol, rules.tls is TlsMode.IMPLICIT)
 
 
 class Arrangement:
@@ -93,7 +107,7 @@ class Arrangement:
         self,
         listeners: "Listeners",
         most: int,
-        wanted: dict[_Place, ListenerRules],
+        wanted: dict[_Place, _Wanted],
         bound: dict[_Place, socket.socket],
     ) -> None:
         self._listeners = listeners
@@ -137,7 +151,7 @@ class Listeners:
     @property
     def rules(self) -> dict[str, ListenerRules]:
         """What holds at each of the addresses for whoever connects now."""
-        return {one.address: one.rules for one in self._open.values()}
+        return {one.address: one.wanted.rules for one in self._open.values()}
 
     async def open(self) -> None:
         """Listen at every address, or at none: raises CannotListen, which names the one that could not be, and
@@ -149,8 +163,8 @@ class Listeners:
         wanted = _wanted(settings)
         bound: dict[_Place, socket.socket] = {}
         try:
-            for place, rules in wanted.items():
-                listening = self._new_socket(place, rules)
+            for place, what in wanted.items():
+                listening = self._new_socket(place, what)
                 if listening is not None:
                     bound[place] = listening
         except BaseException:
@@ -159,54 +173,54 @@ class Listeners:
             raise
         return Arrangement(self, settings.max_connections, wanted, bound)
 
-    def _new_socket(self, place: _Place, rules: ListenerRules) -> socket.socket | None:
+    def _new_socket(self, place: _Place, what: _Wanted) -> socket.socket | None:
         """The socket to serve there from now on; None: what is open stays, or the system cannot."""
         there = self._open.get(place)
         if there is None:
             return bind(place[0])
-        if there.rules.proxy_protocol is rules.proxy_protocol:
+        if there.wanted.plain is what.plain:
             return None
         # Another kind of server, at the same socket.
         listening = second_socket(there.listening)
         if listening is None:
             raise ValueError(
-                f"{there.address}: proxy_protocol cannot change while the virtual server listens there; stop it, "
-                "reload, and start it"
+                f"{there.address} cannot move between `listen` and `listeners` while the virtual server listens "
+                "there; stop it, reload, and start it"
             )
         return listening
 
-    async def _arrange(
-        self, most: int, wanted: dict[_Place, ListenerRules], bound: dict[_Place, socket.socket]
-    ) -> None:
+    async def _arrange(self, most: int, wanted: dict[_Place, _Wanted], bound: dict[_Place, socket.socket]) -> None:
         self._most = most
         before, self._open = self._open, {}
-        for place in before:
-            if place not in wanted or place in bound:
+        for place, one in before.items():
+            if (place not in wanted or place in bound) and one.server is not None:
                 # Not waited for: its sessions go on, and only then is a server wholly closed.
-                before[place].server.close()
-        for place, rules in wanted.items():
+                one.server.close()
+        for place, what in wanted.items():
             if place in bound:
-                self._open[place] = one = await self._serve(bound[place], rules)
+                self._open[place] = one = await self._serve(bound[place], what)
                 if place not in before:
                     self.terms.bus.publish(ListenerOpened(self.terms.server, one.address))
             elif place in before:
                 self._open[place] = before[place]
-                before[place].rules = rules
+                before[place].wanted = what
 
-    async def _serve(self, listening: socket.socket, rules: ListenerRules) -> _Open:
-        address = format_endpoint(*listening.getsockname()[:2])
+    async def _serve(self, listening: socket.socket, what: _Wanted) -> _Open:
+        one = _Open(format_endpoint(*listening.getsockname()[:2]), what, listening)
 
-        def new_stream(introduced: Introduced | None = None) -> Stream:
-            # TLS from the first octet: none of it is ours to read before.
-            paused = one.rules.tls is TlsMode.IMPLICIT
-            return Stream(partial(self._connected, one, introduced), paused=paused)
+        def connected(stream: Stream, introduced: Introduced | None = None) -> None:
+            self._connected(one, stream, introduced)
 
-        if rules.proxy_protocol:
-            turn_away = partial(self._turned_away, address)
-            server: Server = ProxiedServer(listening, new_stream, trusts=self._is_proxy, on_refusal=turn_away)
+        if what.plain:
+            one.server = await serve(listening, lambda: Stream(connected))
         else:
-            server = await serve(listening, new_stream)
-        one = _Open(address, rules, listening, server)
+            one.server = Acceptor(
+                listening,
+                connected,
+                lambda: one.manner,
+                trusts=self._is_proxy,
+                on_refusal=partial(self._turned_away, one.address),
+            )
         return one
 
     def pause(self) -> None:
@@ -221,7 +235,7 @@ class Listeners:
         them after `grace` seconds."""
         # What was accepted a moment ago and comes now is turned away.
         self._paused = True
-        servers = [one.server for one in self._open.values()]
+        servers = [one.server for one in self._open.values() if one.server is not None]
         self._open.clear()
         for server in servers:
             server.close()
@@ -246,8 +260,8 @@ class Listeners:
         rule = f"proxy_protocol: {reason}" if reason else "proxies"
         self.terms.bus.publish(SessionRefused(self.terms.server, peer, address, rule, ""))
 
-    def _connected(self, one: _Open, introduced: Introduced | None, stream: Stream) -> None:
-        terms = self.terms
+    def _connected(self, one: _Open, stream: Stream, introduced: Introduced | None) -> None:
+        terms, rules = self.terms, one.wanted.rules
         if not stream.peer[0]:
             # Gone before it was accepted.
             stream.abort()
@@ -256,14 +270,14 @@ class Listeners:
             rule, reply = ("paused", SHUTTING_DOWN) if self._paused else ("max_connections", TOO_MANY_CONNECTIONS)
             client = str(introduced.client) if introduced is not None else stream.peer[0]
             terms.bus.publish(SessionRefused(terms.server, client, one.address, rule, str(reply)))
-            if one.rules.tls is TlsMode.IMPLICIT:
+            if rules.tls is TlsMode.IMPLICIT:
                 # It would have to be encrypted first.
                 stream.abort()
             else:
                 stream.write(encode(reply))
                 stream.finish()
             return
-        session = Session(self._sessions.new_id(), stream, terms, one.address, one.rules, introduced)
+        session = Session(self._sessions.new_id(), stream, terms, one.address, rules, introduced)
         self._sessions.add(session)
         task = asyncio.get_running_loop().create_task(self._visit(session))
         self._tasks.add(task)
@@ -276,15 +290,14 @@ class Listeners:
             self._sessions.remove(session)
 
 
-def _wanted(settings: GeneralSettings) -> dict[_Place, ListenerRules]:
+def _wanted(settings: GeneralSettings) -> dict[_Place, _Wanted]:
     """Where to listen, and what holds there. Raises ValueError."""
-    places = [(text, ListenerRules()) for text in settings.listen]
-    places += [(one.address, ListenerRules.of(one)) for one in settings.listeners]
-    wanted: dict[_Place, ListenerRules] = {}
-    for n, (text, rules) in enumerate(places):
+    places = [(0, text, _Wanted(ListenerRules(), plain=True)) for text in settings.listen]
+    for n, listener in enumerate(settings.listeners, 1):
+        places.append((n, listener.address, _Wanted(ListenerRules.of(listener), plain=False)))
+    wanted: dict[_Place, _Wanted] = {}
+    for n, text, what in places:
         for endpoint in parse_listen(text):
-            # Each of `listeners` has a socket of its own; in `listen` once more means nothing more.
-            own = 0 if endpoint.port else max(0, n + 1 - len(settings.listen))
-            if wanted.setdefault((endpoint, own), rules) != rules:
+            if wanted.setdefault((endpoint, 0 if endpoint.port else n), what) != what:
                 raise ValueError(f"{text!r} is there twice, with different rules; once is right")
     return wanted
