@@ -28,7 +28,6 @@ FAKE_ENDS: dict[bytes, str] = {
     b"\r\n\x00.\n": CHECKER,
     b"\r\n.\x00\r\n": CHECKER,
     b"\n\n.\r\n": CHECKER,
-    b"\r\r\n.\r\n\r": OURS,
     b"\n\r.\n\r": OURS,
     b"\n\r\n.\n": OURS,
     b"\r\n.\x00\n": OURS,

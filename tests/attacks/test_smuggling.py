@@ -1,6 +1,7 @@
 """SMTP smuggling in both directions: what becomes of a message with a fake end in it, and which octets go on."""
 
 import binascii
+import contextlib
 import re
 import socket
 from collections.abc import Iterator
@@ -31,13 +32,12 @@ class Doors:
         with socket.create_connection(("127.0.0.1", self.ports[profile]), 30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             heard = b""
-            try:
+            with contextlib.suppress(ConnectionError):  # it may close before we have said all
                 for piece in (*pieces, b"QUIT\r\n"):
                     connection.sendall(piece)
+            with contextlib.suppress(ConnectionError):
                 while octets := connection.recv(1 << 16):
                     heard += octets
-            except ConnectionError:
-                pass  # it had closed before we had said all
         return re.findall(rb"^(\d{3}) ", heard, re.MULTILINE)
 
     def forget(self) -> None:
