@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from mailroot.config.load import ConfigurationError, load
+from mailroot.policy.auth.account_file import Account, changing_accounts
+from mailroot.policy.auth.passwords import NOBODYS_HASH
+from rig.door import certificate_pem
 
 pytestmark = pytest.mark.quick
 
@@ -28,6 +31,9 @@ def test_the_tables_are_those_of_the_classes() -> None:
 def test_an_example_is_in_order(number: int, tmp_path: Path) -> None:
     (tmp_path / "smart-host.password").write_text("secret\n")
     (tmp_path / "smart-host.password").chmod(0o600)
+    (tmp_path / "relay.pem").write_bytes(certificate_pem())
+    with changing_accounts(tmp_path / "accounts.json") as accounts:
+        accounts.put(Account("crm", NOBODYS_HASH))
     (tmp_path / "mailroot.toml").write_text(EXAMPLES[number], encoding="utf-8")
     assert load(tmp_path / "mailroot.toml", {}).warnings == ()
 

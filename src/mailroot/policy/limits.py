@@ -89,14 +89,25 @@ class LimitSettings:
     octets_before_login: Annotated[
         Size,
         Range(least=1024),
-        Doc("What a client may send before it has logged in or had a recipient accepted. Then 421."),
+        Doc(
+            "What a client may send before it has logged in or had a recipient accepted; after more the session is "
+            "closed with a 421."
+        ),
     ] = 256 * KIB
     command_time: Annotated[
-        Duration, Range(least=1), Doc("From the first octet of a command to its end. Then 421.")
+        Duration,
+        Range(least=1),
+        Doc("A command must be complete so long after its first octet; else the session is closed with a 421."),
     ] = 1 * MINUTE
-    transfer_time: Annotated[Duration, Range(least=60), Doc("One message may take this long. Then 421.")] = 1 * HOUR
+    transfer_time: Annotated[
+        Duration, Range(least=60), Doc("One message may take this long to come; then the session is closed.")
+    ] = 1 * HOUR
     transfer_speed: Annotated[
-        Size, Doc("Octets a second that a message must come with, on average after its first minute. Then 421.")
+        Size,
+        Doc(
+            "What a message must bring in each second, on average after its first minute; a slower session is "
+            "closed. 0: it may be as slow as it likes."
+        ),
     ] = 128
     logins: Annotated[LoginLimits, Doc("Failed logins.")] = field(default_factory=LoginLimits)
     address: Annotated[Quota, Doc("How much one client address may hand in.")] = field(default_factory=Quota)
