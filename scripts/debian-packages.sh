@@ -12,8 +12,8 @@ for set in "$@"; do
   case $set in
     base) programs+=(python3 python3-venv) ;;
     tests)
-      programs+=(curl swaks gsasl telnet mono-runtime mono-mcs gcc python3-dev libkrb5-dev krb5-user gss-ntlmssp libauthen-ntlm-perl)
-      servers+=(postfix nsd krb5-kdc krb5-admin-server slapd)
+      programs+=(curl swaks libnet-ssleay-perl gsasl libsasl2-modules msmtp telnet openssl mono-runtime mono-mcs gcc python3-dev libkrb5-dev krb5-user gss-ntlmssp libauthen-ntlm-perl)
+      servers+=(postfix haproxy nsd krb5-kdc krb5-admin-server slapd)
       command -v npm >/dev/null || programs+=(nodejs npm) ;;  # it may have come from elsewhere
     windows) programs+=(wine wine64 gcc-mingw-w64-x86-64-win32) ;;
     *) echo "debian-packages.sh: no set named '$set'" >&2; exit 2 ;;

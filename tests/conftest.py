@@ -44,6 +44,8 @@ _NEEDS: dict[str, Callable[[], bool]] = {
     "dotnet": lambda: all(importlib.util.find_spec(name) for name in ("dotnetcore2", "pythonnet")),
     "gssapi": lambda: importlib.util.find_spec("gssapi") is not None,
     "gss-ntlmssp": lambda: any(Path("/usr/lib").glob("*/gssntlmssp/gssntlmssp.so")),
+    "net-ssleay": lambda: any(Path("/usr/lib").glob("*/perl5/*/Net/SSLeay.pm")),
+    "sasl2-modules": lambda: any(Path("/usr/lib").glob("*/sasl2/libscram.so")),
     "kerberos": lambda: (
         importlib.util.find_spec("gssapi") is not None
         and all(find_program(name) for name in ("krb5kdc", "kdb5_util", "kadmin.local", "kinit"))

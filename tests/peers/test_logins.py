@@ -221,7 +221,7 @@ class TestCurl:
         assert by(opened.arrived()) == b"ESMTPSA"
 
 
-@pytest.mark.needs("swaks")
+@pytest.mark.needs("swaks", "net-ssleay")
 class TestSwaks:
     def _send(
         self, opened: Open, program: Program, *options: str, port: int = 0
@@ -305,7 +305,7 @@ class TestMsmtp:
         )
 
 
-@pytest.mark.needs("postfix", "root")
+@pytest.mark.needs("postfix", "root", "sasl2-modules")
 class TestPostfix:
     """Postfix as a client, which logs in by Cyrus SASL."""
 
