@@ -16,7 +16,7 @@ import pytest
 from mailroot.net.acceptor import Acceptor, Manner
 from mailroot.net.certificates import Certificates
 from mailroot.net.listener import Endpoint, Server, bind, second_socket, serve
-from mailroot.net.proxy import Introduced
+from mailroot.net.proxy import NOBODY, Introduced
 from mailroot.net.stream import Stream, connect
 from mailroot.net.tls import CertificateFile, TlsVersion
 from mailroot.system import new_event_loop
@@ -300,13 +300,13 @@ def test_tls_behind_the_header_in_one_packet(run: Run, header: bytes, tmp_path: 
     run(story())
 
 
-def test_a_proxy_that_speaks_for_itself(run: Run) -> None:
+def test_a_proxy_that_speaks_for_itself_or_for_nobody_knows_whom(run: Run) -> None:
     async def story() -> None:
         async with accepting(proxied=True) as accepted:
-            for header in (b"PROXY UNKNOWN\r\n", VERSION2[:12] + b"\x20\x00\x00\x00"):
+            for header, whom in ((VERSION2[:12] + b"\x20\x00\x00\x00", None), (b"PROXY UNKNOWN\r\n", NOBODY)):
                 client = await accepted.client(header + b"NOOP\r\n")
                 stream, introduced = await accepted.streams.get()
-                assert introduced is None
+                assert (introduced and introduced.client) == whom
                 assert await all_of(stream, 6) == b"NOOP\r\n"
                 stream.abort()
                 client.abort()

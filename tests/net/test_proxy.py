@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailroot.net.proxy import MOST_OCTETS, Header, More, ProxyError, crc32c, read_header
+from mailroot.net.proxy import MOST_OCTETS, NOBODY, Header, More, ProxyError, crc32c, read_header
 
 pytestmark = pytest.mark.quick
 
@@ -34,8 +34,8 @@ WHOLE = [
     (b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", "255.255.255.255", 65535),
     (b"PROXY TCP6 2001:db8::1 2001:db8::2 50123 0\r\n", "2001:db8::1", 50123),
     (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 50123 25\r\n", "192.0.2.1", 50123),
-    (b"PROXY UNKNOWN\r\n", None, 0),
-    (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None, 0),
+    (b"PROXY UNKNOWN\r\n", NOBODY, 0),
+    (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", NOBODY, 0),
     (version2(TCP4), "192.0.2.1", 50123),
     (version2(TCP6, family=0x21), "2001:db8::1", 50123),
     (version2(IPv6Address("::ffff:192.0.2.1").packed + TCP6[16:], family=0x21), "192.0.2.1", 50123),
@@ -45,8 +45,8 @@ WHOLE = [
     (version2(b"", command=0x20, family=0), None, 0),
     (version2(b"\xff" * 7, command=0x20, family=0x99), None, 0),
     # A connection of the proxy's that is not over TCP, or that it says nothing of.
-    (version2(b"", family=0), None, 0),
-    (version2(bytes(216), family=0x31), None, 0),
+    (version2(b"", family=0), NOBODY, 0),
+    (version2(bytes(216), family=0x31), NOBODY, 0),
     (version2(TCP4 + field(4, bytes(MOST_OCTETS - 16 - 12 - 3))), "192.0.2.1", 50123),
 ]
 

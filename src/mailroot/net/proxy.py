@@ -11,6 +11,9 @@ from ipaddress import IPv4Address, IPv6Address
 MOST_OCTETS = 4096
 """A longer header is refused."""
 
+NOBODY = IPv4Address("0.0.0.0")
+"""Whom nobody knows. The proxy's own address would give a stranger its rights: a proxy on this computer may relay."""
+
 _V1 = b"PROXY "
 _V1_SHORTEST = len(b"PROXY UNKNOWN\r\n")
 _V1_LONGEST = 107
@@ -35,7 +38,8 @@ class Introduced:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A whole header of `size` octets. `client` is None where the proxy speaks for itself, or does not say."""
+    """A whole header of `size` octets. `client` is None where the proxy speaks for itself (LOCAL), and NOBODY where
+    it speaks for somebody and does not say for whom."""
 
     size: int
     client: IPv4Address | IPv6Address | None
@@ -75,7 +79,7 @@ def _read_v1(octets: bytes) -> Header | More:
     words = line.split(b" ")
     if words[1] == b"UNKNOWN":
         # Whatever follows has to be ignored.
-        return Header(end + 1, None, 0)
+        return Header(end + 1, NOBODY, 0)
     if len(words) != 6 or words[1] not in (b"TCP4", b"TCP6"):
         raise ProxyError("the PROXY line is not of the form 'PROXY TCP4 CLIENT SERVER PORT PORT'")
     client, _ = (_address(word, 4 if words[1] == b"TCP4" else 6) for word in words[2:4])
@@ -136,7 +140,7 @@ def _read_v2(octets: bytes) -> Header | More:
         case 0x21:
             return Header(size, _unmapped(IPv6Address(octets[16:32])), int.from_bytes(octets[48:50], "big"))
         case _:
-            return Header(size, None, 0)
+            return Header(size, NOBODY, 0)
 
 
 def _check_fields(header: bytes, at: int) -> None:
