@@ -1,15 +1,21 @@
 """NTLM by clients that people have, at a real relay with accounts of its own."""
 
+import hashlib
 import json
 import os
+import smtplib
+import ssl
 import subprocess
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+import spnego
+from spnego.channel_bindings import GssChannelBindings
 
 from mailroot.policy.auth.account_file import Account
 from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Step
@@ -165,3 +171,39 @@ async def test_the_systems_gssapi(within_spnego: bool, binding: bytes, password:
             assert client.unwrap(step.octets).message == b"\1\0\0\0"
             step = await exchange.step(client.wrap(b"\1\0\0\0", True).message)
     assert step == verdict
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_channel_bindings_of_a_real_connection(
+    start_relay: StartRelay, certificate: tuple[Path, Path], version: ssl.TLSVersion
+) -> None:
+    """The certificate's hash, as Windows binds; and what TLS 1.2 finished with, as .NET does."""
+    file, key = certificate
+    relay = start_relay(None, SETTINGS | {"general": {"certificates": [{"file": str(file), "key": str(key)}]}})
+    assert relay.command("user", "add", "jo", "--ntlm", "--password-stdin", input=PASSWORD + "\n").returncode == 0
+    end_point = b"tls-server-end-point:" + hashlib.sha256(ssl.PEM_cert_to_DER_cert(file.read_text())).digest()
+    context = ssl.create_default_context(cafile=str(file))
+    context.maximum_version = version
+
+    def log_in(binding: bytes | None) -> int:
+        with smtplib.SMTP(relay.host, relay.port, timeout=30) as smtp:
+            smtp.starttls(context=context)
+            smtp.ehlo()
+            if binding is None:
+                assert isinstance(smtp.sock, ssl.SSLSocket)
+                binding = b"tls-unique:" + (smtp.sock.get_channel_binding("tls-unique") or b"")
+            client = spnego.client(
+                spnego.NTLMHash("jo", nt_hash=nt_hash(PASSWORD).hex()),
+                protocol="ntlm",
+                options=spnego.NegotiateOptions.use_ntlm,
+                channel_bindings=GssChannelBindings(application_data=binding) if binding else None,
+            )
+            code, challenge = smtp.docmd("AUTH", "NTLM " + b64encode(client.step() or b"").decode())
+            assert code == 334
+            return smtp.docmd(b64encode(client.step(b64decode(challenge)) or b"").decode())[0]
+
+    assert log_in(b"") == 235
+    assert log_in(end_point) == 235
+    assert log_in(end_point[:-1] + b"?") == 535
+    if version is ssl.TLSVersion.TLSv1_2:
+        assert log_in(None) == 235

@@ -157,14 +157,11 @@ class NtlmSession:
         self._flags = flags
         self._sent = 0
         self._received = 0
-        self._sending = Rc4(b"\0")
-        self._receiving = Rc4(b"\0")
-        self.reset()
+        self._sending, self._receiving = self._streams()
 
     def reset(self) -> None:
         """Begin the key streams anew; the counters go on. So it is after SPNEGO's MIC (MS-SPNG 3.3.5.1)."""
-        self._sending = Rc4(self._seal_key(b"server-to-client"))
-        self._receiving = Rc4(self._seal_key(b"client-to-server"))
+        self._sending, self._receiving = self._streams()
 
     @property
     def can_sign(self) -> bool:
@@ -207,6 +204,9 @@ class NtlmSession:
         if self._flags & Flag.KEY_EXCHANGE:
             checksum = stream.update(checksum)
         return b"\1\0\0\0" + checksum + counter
+
+    def _streams(self) -> "tuple[Rc4, Rc4]":
+        return Rc4(self._seal_key(b"server-to-client")), Rc4(self._seal_key(b"client-to-server"))
 
     def _seal_key(self, direction: bytes) -> bytes:
         key = self._key
