@@ -13,7 +13,7 @@ from mailroot.net.stream import Stream
 from mailroot.policy.auth.base import Channel
 from mailroot.policy.listeners import ListenerRules, LoginKind, RequireTls
 from mailroot.policy.networks import unmapped
-from mailroot.policy.permissions import Grant, Rewrite
+from mailroot.policy.permissions import Grant
 from mailroot.policy.visit import Accept, Decision, Hangup, Refuse, Visit
 from mailroot.receive.encryption import Encryption, encrypt
 from mailroot.receive.introduction import introduce
@@ -188,9 +188,9 @@ class Client:
             grant = self._grant = self._terms.permissions.of(self.visit)
         return grant
 
-    def may_send(self, mail: Mail) -> Mail | Refuse:
-        """MAIL: TLS and login where they are wanted, then room on the disk, the sender, and how much. The answer
-        may have another sender."""
+    def may_send(self, mail: Mail) -> Refuse | None:
+        """MAIL: TLS and login where they are wanted, then room on the disk, the sender, and how much. A sender that
+        is to be rewritten is the intake's business, which sees From as well."""
         terms, visit, rules = self._terms, self.visit, self._rules
         if rules.require_tls is RequireTls.MAIL and not visit.tls:
             return Refuse("require_tls", answers.NEED_TLS)
@@ -200,14 +200,10 @@ class Client:
             return refused
         grant = self.grant
         if grant.senders is not None:
-            match grant.may_send_as(mail.sender):
-                case Rewrite(sender=sender):
-                    mail = replace(mail, sender=sender)
-                case Refuse() as refused:
-                    return refused
-                case _:
-                    pass
-        return terms.guard.take_message(self._session, visit, grant) or mail
+            decision = grant.may_send_as(mail.sender)
+            if isinstance(decision, Refuse):
+                return decision
+        return terms.guard.take_message(self._session, visit, grant)
 
     def may_send_to(self, recipient: Address) -> Decision:
         """RCPT: relay restrictions, then its permissions, then how much."""

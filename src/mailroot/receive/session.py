@@ -458,12 +458,12 @@ class Session:
         if most and self._octets + size > most:
             self._outgrow(command, size)
             return
-        match self._client.may_send(mail):
-            case Refuse(rule, reply):
-                self._refuse(command, reply, rule)
-            case taken:
-                self._transaction.begin(taken, self._client.grant.senders)
-                self._protocol.answer(answers.sender_ok(mail.sender))
+        refused = self._client.may_send(mail)
+        if refused is not None:
+            self._refuse(command, refused.reply, refused.rule)
+            return
+        self._transaction.begin(mail, self._client.grant.senders)
+        self._protocol.answer(answers.sender_ok(mail.sender))
 
     def _outgrow(self, command: str, size: int) -> None:
         """The session's limit is reached: close. A message that would fit into a session of its own is worth
