@@ -94,16 +94,18 @@ class _Authentication:
     def _where(self, *names: str | int) -> tuple[str | int, ...]:
         return find(self._node, *_AUTHENTICATION, *names)
 
-    def _try(self, section: str, make: Callable[[], object]) -> None:
+    def _try(self, section: str, make: Callable[[], object]) -> bool:
         """Make a part; what is wrong is told at the setting it names, or at the section."""
         try:
             make()
+            return True
         except ValueError as error:
             text = str(error)
             named = _SETTING.match(text)
             key = named[2] if named else None
             where = self._where(section, *([key] if key else []))
             self._findings.error(where, text[named.end() if named else 0 :], table=not key)
+            return False
 
     def _read_accounts(self) -> None:
         path = self._settings.accounts
@@ -124,8 +126,8 @@ class _Authentication:
             from mailroot.policy.auth.ldap import Directory, read_url
 
             ldap = settings.ldap
-            self._try("ldap", lambda: Directory(ldap))
-            if ldap.url.startswith("ldap://") and not ldap.starttls and not _is_loopback(read_url(ldap).host):
+            works = self._try("ldap", lambda: Directory(ldap))
+            if works and not (read_url(ldap).secure or ldap.starttls or _is_loopback(read_url(ldap).host)):
                 self._findings.warn(
                     self._where("ldap", "starttls"),
                     "passwords go to the directory in the clear, for everybody on the way to read",
