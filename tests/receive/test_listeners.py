@@ -9,49 +9,11 @@ import pytest
 
 from mailroot.events import HandshakeFailed, ListenerOpened, SessionClosed, SessionRefused, SessionSecured
 from mailroot.net.listener import CannotListen
-from mailroot.net.stream import Stream, connect
-from mailroot.receive.listeners import Listeners
-from rig.door import FQDN, Door, client_tls, server_tls
+from mailroot.net.stream import connect
+from rig.client import Client, port_of
+from rig.door import Door, server_tls
 
 pytestmark = pytest.mark.quick
-
-
-def port_of(listeners: Listeners) -> int:
-    return int(listeners.addresses[0].rpartition(":")[2])
-
-
-class Client:
-    """A client that says something and waits for replies."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self.received = b""
-
-    @classmethod
-    async def open(cls, listeners: Listeners) -> "Client":
-        client = cls(await connect("127.0.0.1", port_of(listeners), 10.0))
-        assert (await client.reply()).startswith(b"220 ")
-        return client
-
-    async def reply(self) -> bytes:
-        """One whole reply; b"" at the end of the connection."""
-        while True:
-            lines = self.received.split(b"\r\n")
-            for n, line in enumerate(lines[:-1]):
-                if line[3:4] == b" ":
-                    self.received = b"\r\n".join(lines[n + 1 :])
-                    return b"\r\n".join(lines[: n + 1])
-            octets = await self.stream.read(10.0)
-            if not octets:
-                return b""
-            self.received += octets
-
-    async def say(self, octets: bytes) -> bytes:
-        self.stream.write(octets)
-        return await self.reply()
-
-    async def secure(self) -> None:
-        await self.stream.start_tls(client_tls(), 10.0, server_side=False, server_hostname=FQDN)
 
 
 SESSION = [

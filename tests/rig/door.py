@@ -190,6 +190,7 @@ class Door:
         authentication: AuthenticationSettings | None = None,
         permissions: tuple[Permission, ...] = (),
         xclient: tuple[str, ...] = (),
+        proxies: tuple[str, ...] = (),
         tls: Certificates | None = None,
         **terms: Any,
     ) -> None:
@@ -199,7 +200,7 @@ class Door:
         self.bus.subscribe(lambda _, event: self.events.append(event))
         self.queue = queue if queue is not None else MemoryQueue(self.clock)
         self.sessions = Sessions()
-        settings = AccessSettings()
+        settings = AccessSettings(proxies=proxies)
         settings = replace(settings, relay=relay or settings.relay, connection=connection or settings.connection)
         messages, limits = messages or MessageSettings(), limits or LimitSettings()
         authentication = authentication or AuthenticationSettings()
