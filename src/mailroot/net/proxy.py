@@ -12,7 +12,7 @@ MOST_OCTETS = 4096
 """A longer header is refused."""
 
 NOBODY = IPv4Address("0.0.0.0")
-"""Whom nobody knows. The proxy's own address would give a stranger its rights, and one on this computer may relay."""
+"""Whom nobody knows. The proxy's own address would give a stranger its rights; one on this computer may relay."""
 
 _V1 = b"PROXY "
 _V1_SHORTEST = len(b"PROXY UNKNOWN\r\n")
