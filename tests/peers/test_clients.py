@@ -52,7 +52,7 @@ class TestSmtplib:
         self, start_relay: StartRelay, sink: Sink, certificate: tuple[Path, Path]
     ) -> None:
         relay = start_relay(
-            sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
+            sink.port, {"general": {"certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}]}}
         )
         with smtplib.SMTP(relay.host, relay.port) as client:
             client.starttls(context=ssl.create_default_context(cafile=str(certificate[0])))
@@ -141,7 +141,7 @@ class TestCurl:
         self, start_relay: StartRelay, sink: Sink, program: Program, tmp_path: Path, certificate: tuple[Path, Path]
     ) -> None:
         relay = start_relay(
-            sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
+            sink.port, {"general": {"certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}]}}
         )
         file = tmp_path / "message"
         file.write_bytes(message("text"))

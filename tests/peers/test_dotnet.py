@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ import pytest
 
 from rig.mail import digest
 from rig.programs import find_program
-from rig.relay import Relay
+from rig.relay import Relay, free_port, merged
 from rig.sink import Sink
 
 pytestmark = pytest.mark.peer
 
 StartRelay = Callable[..., Relay]
+
+USER, PASSWORD = "svc-sql", "Passw0rd für SQL"
 
 _ATTACHMENT = random.Random(1).randbytes(1_200_000)  # 1.6 MB when it is encoded
 
@@ -37,6 +40,17 @@ def dotnet(order: dict[str, Any]) -> list[str]:
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     return list(json.loads(done.stdout))
+
+
+def wait_for_log(relay: Relay, *words: str, seconds: float = 20) -> str:
+    """The first line of the log with all these words, as soon as there is one; "" after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for line in relay.said().splitlines():
+            if all(word in line for word in words):
+                return line
+        time.sleep(0.05)  # another process: there is nothing else to wait on
+    return ""
 
 
 def order_of(count: int) -> list[dict[str, Any]]:
@@ -106,9 +120,68 @@ def test_smtp_client_writes_into_the_pickup_folder(start_relay: StartRelay, sink
     assert list(relay.badmail.iterdir()) == []
 
 
+def with_accounts(start_relay: StartRelay, sink: Sink, settings: dict[str, Any], **relay_list: Any) -> Relay:
+    """A relay with the account svc-sql, whose `relay` list is that."""
+    relay = start_relay(
+        sink.port,
+        merged({"service": {"log": {"level": "debug"}}, "access": {"relay": {"list": [], **relay_list}}}, settings),
+    )
+    added = relay.command("user", "add", USER, "--password-stdin", input=PASSWORD + "\n")
+    assert added.returncode == 0, added.stderr
+    return relay
+
+
+@pytest.mark.needs("dotnet")
+class TestBasicAuthentication:
+    """SmtpClient with Credentials, as Database Mail with Basic authentication: AUTH LOGIN, and nothing else."""
+
+    def _send(self, relay: Relay, password: str = PASSWORD, count: int = 2, **order: Any) -> list[str]:
+        login = {"user": USER, "password": password}
+        return dotnet({"host": relay.host, "port": relay.port, "messages": order_of(count), **login, **order})
+
+    def test_the_login_is_what_lets_it_relay(self, start_relay: StartRelay, sink: Sink) -> None:
+        relay = with_accounts(start_relay, sink, {}, mode="only the list")
+        assert self._send(relay) == ["", ""]
+        assert all(b" with ESMTPA id " in received.octets for received in sink.wait(2))
+        assert wait_for_log(relay, "LoginSucceeded", f"user={USER}", "mechanism=LOGIN")
+
+    def test_a_wrong_password_without_a_right_to_relay(self, start_relay: StartRelay, sink: Sink) -> None:
+        """The client goes on as if nothing had happened, and then hears what it may not."""
+        relay = with_accounts(start_relay, sink, {}, mode="only the list")
+        fates = self._send(relay, "wrong")
+        assert [fate.partition(":")[0] for fate in fates] == ["GeneralFailure", "GeneralFailure"]
+        assert "Unable to send to all recipients" in fates[0]
+        assert wait_for_log(relay, "LoginFailed", f"user={USER}")
+        assert wait_for_log(relay, "CommandRefused", "Unable to relay")
+        assert sink.messages == []
+
+    def test_a_wrong_password_with_the_right_to_relay_by_address(self, start_relay: StartRelay, sink: Sink) -> None:
+        """As with the old service: the refused login closes nothing, and the address may relay."""
+        relay = with_accounts(start_relay, sink, {}, mode="only the list", list=["127.0.0.1"])
+        assert self._send(relay, "wrong") == ["", ""]
+        assert all(b" with ESMTP id " in received.octets for received in sink.wait(2))
+
+    def test_a_wrong_password_where_a_login_is_needed(self, start_relay: StartRelay, sink: Sink) -> None:
+        relay = with_accounts(
+            start_relay, sink, {"access": {"authentication": {"anonymous": False}}}, list=["127.0.0.1"]
+        )
+        (fate,) = self._send(relay, "wrong", 1)
+        assert fate.startswith("MustIssueStartTlsFirst")  # that is what .NET calls every 530
+        assert "5.7.0 Authentication required" in fate
+        assert self._send(relay, PASSWORD, 1) == [""]
+        assert len(sink.wait()) == 1
+
+    def test_a_domain_before_the_name(self, start_relay: StartRelay, sink: Sink) -> None:
+        """NetworkCredential with a domain says DOMAIN\\user, which is no account here."""
+        relay = with_accounts(start_relay, sink, {}, mode="only the list")
+        fates = self._send(relay, count=1, domain="CORP")
+        assert fates[0].startswith("GeneralFailure")
+        assert wait_for_log(relay, "LoginFailed", USER)
+
+
 @pytest.fixture(scope="module")
 def mono_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Sends a message with Mono's client: `mono_client(relay)`, or `mono_client(relay, "tls")`."""
+    """Sends a message with Mono's client: `mono_client(relay)`, or `mono_client(relay, "tls", user, password)`."""
     mono, compiler = find_program("mono"), find_program("mcs")
     executable = tmp_path_factory.mktemp("mono") / "SmtpClientMono.exe"
     source = Path(__file__).with_name("SmtpClientMono.cs")
@@ -120,10 +193,10 @@ def mono_client(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpr
     )
     assert built.returncode == 0, built.stdout + built.stderr
 
-    def send(relay: Relay, *options: str) -> subprocess.CompletedProcess[str]:
+    def send(relay: Relay, *options: str, port: int = 0) -> subprocess.CompletedProcess[str]:
         arguments = [
             relay.host,
-            str(relay.port),
+            str(port or relay.port),
             "a@example.com",
             "b@example.net",
             "Grüße",
@@ -153,10 +226,42 @@ class TestMono:
     ) -> None:
         """Its SmtpClient offers TLS 1.0 alone, whatever it is told, and that is no protection (RFC 8996)."""
         relay = start_relay(
-            sink.port, {"general": {"tls": {"certificate": str(certificate[0]), "key": str(certificate[1])}}}
+            sink.port, {"general": {"certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}]}}
         )
         done = mono_client(relay, "tls")
         assert done.returncode == 1
         assert "Authentication failed" in done.stderr
+        # The event says why, for who wonders what is wrong with the device.
+        assert wait_for_log(relay, "HandshakeFailed", "client=127.0.0.1", "PROTOCOL")
         assert mono_client(relay).stdout == "sent\n"  # the service goes on
         assert len(sink.wait()) == 1
+
+    @pytest.mark.parametrize("login", [(), (USER, PASSWORD)], ids=["anonymous", "login"])
+    def test_its_tls_1_0_is_taken_by_a_listener_for_old_devices(
+        self,
+        start_relay: StartRelay,
+        sink: Sink,
+        mono_client: Callable[..., Any],
+        certificate: tuple[Path, Path],
+        login: tuple[str, ...],
+    ) -> None:
+        port = free_port()
+        general = {
+            "certificates": [{"file": str(certificate[0]), "key": str(certificate[1])}],
+            "listeners": [{"address": f"127.0.0.1:{port}", "profile": "old devices"}],
+        }
+        allowed = [] if login else ["127.0.0.1"]
+        relay = with_accounts(start_relay, sink, {"general": general}, mode="only the list", list=allowed)
+        done = mono_client(relay, "tls", *login, port=port)
+        assert done.stdout == "sent\n", done.stderr
+        (received,) = sink.wait()
+        assert (b" with ESMTPSA id " if login else b" with ESMTPS id ") in received.octets
+        assert wait_for_log(relay, "SessionSecured", "protocol=TLSv1 ")
+
+    def test_basic_authentication_in_the_clear(
+        self, start_relay: StartRelay, sink: Sink, mono_client: Callable[..., Any]
+    ) -> None:
+        relay = with_accounts(start_relay, sink, {}, mode="only the list")
+        assert mono_client(relay, "clear", USER, PASSWORD).stdout == "sent\n"
+        assert b" with ESMTPA id " in sink.wait()[0].octets
+        assert mono_client(relay, "clear", USER, "wrong").returncode == 1
