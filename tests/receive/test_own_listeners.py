@@ -310,6 +310,16 @@ async def test_close_ends_those_without_a_header_too() -> None:
 # Changes
 
 
+async def closed(port: int) -> None:
+    """Return when nobody listens there; what is on its way out may still take a connection from the system."""
+    while True:
+        try:
+            stream = await connect("127.0.0.1", port, 10.0)
+        except OSError:
+            return
+        stream.abort()
+
+
 async def test_new_rules_at_the_same_socket(tmp_path: Path) -> None:
     door = Door(proxies=("127.0.0.1",), tls=server_tls(tmp_path))
     listeners = door.listeners(listen := FREE, listeners=(ListenerSettings(FREE),))
@@ -339,8 +349,7 @@ async def test_new_rules_at_the_same_socket(tmp_path: Path) -> None:
     await early.leave()
     await listeners.arrange(settings(listen=(listen,))).apply()
     assert listeners.addresses == addresses[:1]
-    with pytest.raises(OSError):
-        await connect("127.0.0.1", int(addresses[1].rpartition(":")[2]), 10.0)
+    await closed(int(addresses[1].rpartition(":")[2]))
     await listeners.close(10.0)
 
 
