@@ -64,7 +64,8 @@ class FrontDoor:
         old = self._proofs
         wanted, general = plan.settings.access.authentication, plan.settings.general
         same = old is not None and old.plan.settings.access.authentication == wanted and old.plan.fqdn == plan.fqdn
-        if old is not None and same:
+        # What could not be used, a keytab perhaps, may have been put right.
+        if old is not None and same and not old.logins.problems:
             logins = old.logins
             if old.plan.settings.general.certificates == general.certificates and old.certificates is not None:
                 for result in old.certificates.refresh():
