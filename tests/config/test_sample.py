@@ -81,6 +81,7 @@ def test_the_sample_as_it_stands_means_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.quick
 def test_the_sample_has_nothing_but_words_and_lines_that_fit(tmp_path: Path) -> None:
+    assert sample().isascii(), "who writes it to a file may have a console that is not UTF-8"
     for line in sample().splitlines():
         assert len(line) <= 116
         assert not line or line.startswith(("# ", "[", "#[")) or line == "#" or re.match(r"#?[a-z_]+ = \S", line)

@@ -33,9 +33,9 @@ def test_every_header_is_cut_as_it_is_scanned(octets: bytes) -> None:
     header = (octets + b"\r\n\r\n")[: head.end - (2 if head.separated else 0)]
     found = cut(header)
     assert b"".join(field.octets for field in found) == header
-    assert [(field.name, field.value) for field in found] == [
-        (name.lower(), value.replace(b"\r\n", b"").strip(b" \t")) for name, value in fields(header)
-    ] or b"\r" in header.replace(b"\r\n", b"")
+    # There a bare CR or LF at the end of a value counts as white space; here nothing but white space does.
+    cut_values = [(field.name, field.value.strip(b" \t\r\n")) for field in found]
+    assert cut_values == [(name.lower(), value) for name, value in fields(header)]
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class ClientCertificate:
         str,
         Doc(
             "Its SHA-256 fingerprint, if `client_ca` signed it: 64 hexadecimal digits, with or without colons.",
-            example="3F:9C:…",
+            example="3F:9C:...",
             alternative=True,
         ),
     ] = ""
