@@ -190,9 +190,7 @@ class _Authentication:
             if not self._findings.attempt(self._where("client_ca"), _read_authorities, ca):
                 ca = None
             elif not entries:
-                self._findings.warn(
-                    self._where("client_ca"), "has no effect: there are no [[…client_certificates]] that it signs"
-                )
+                self._findings.warn(self._where("client_ca"), "has no effect: there are no client_certificates")
         for n, entry in enumerate(entries):
             if settings.client_ca is not None and ca is None and entry.file is None:
                 continue  # of the CA it has been told
