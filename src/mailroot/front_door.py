@@ -58,7 +58,7 @@ class FrontDoor:
         """What TLS is served with now; None: there is none."""
         return self._proofs.certificates if self._proofs is not None else None
 
-    def read(self, plan: Plan) -> Proofs:
+    async def read(self, plan: Plan) -> Proofs:
         """Make ready what a plan needs of files, or take over what there is. Raises ValueError, CertificateError;
         then nothing has changed. What is not used then is to be `dropped`."""
         old = self._proofs
@@ -74,7 +74,12 @@ class FrontDoor:
                 return Proofs(plan, logins, old.certificates)
         else:
             logins = Logins(wanted, self._clock, fqdn=plan.fqdn, bus=self._bus, server=self._server)
-        return Proofs(plan, logins, plan.certificates(logins))
+        try:
+            return Proofs(plan, logins, plan.certificates(logins))
+        except BaseException:
+            if old is None or logins is not old.logins:
+                await logins.close()
+            raise
 
     async def drop(self, proofs: Proofs) -> None:
         """These are not needed after all."""

@@ -277,7 +277,7 @@ class VirtualServer:
             await asyncio.to_thread(make_folders, plan.folders)
             arrangement = self._listeners.arrange(settings.general)
             try:
-                proofs = self._front.read(plan)
+                proofs = await self._front.read(plan)
             except BaseException:
                 arrangement.discard()
                 raise
@@ -372,7 +372,7 @@ class VirtualServer:
         self._advise(plan)
         intake = self._intake(plan, self._queue)
         await self._front.remember(plan, self._queue)
-        terms = self._front.terms(plan, self._front.read(plan), intake)
+        terms = self._front.terms(plan, await self._front.read(plan), intake)
         await self._front.disk.look()
         jobs = self._jobs(plan, self._queue, intake)
         listeners = Listeners(plan.settings.general, terms, self.sessions)
