@@ -257,6 +257,7 @@ class TestDowngrade:
             with pytest.raises(smtplib.SMTPSenderRefused) as refused:
                 client.sendmail("a@example.com", ["b@example.net"], b"Subject: x\r\n\r\nx\r\n")
             assert refused.value.smtp_code == 530
+            assert b"STARTTLS" in refused.value.smtp_error  # type: ignore[operator]
             # One that logs in without looking is refused, right password or not, and told why.
             assert client.docmd("AUTH", "PLAIN " + _LOGIN.decode())[0] == 538
         assert PASSWORD.encode() not in between.seen

@@ -94,7 +94,8 @@ async def test_who_does_not_speak_tls_leaves_an_event_and_no_other_trace(
     assert await silent.read(10.0) == b""
     silent.abort()
     await listeners.close(10.0)
-    assert len(door.published(HandshakeFailed)) == 6
+    # Who only looks whether the port is open leaves no warning: load balancers do it every second.
+    assert len(door.published(HandshakeFailed)) == 5
     assert len(door.published(SessionClosed)) == 6
     assert {failed.client for failed in door.published(HandshakeFailed)} == {"127.0.0.1"}
     assert len(door.sessions) == 0

@@ -195,6 +195,9 @@ class Client:
         if rules.require_tls is RequireTls.MAIL and not visit.tls:
             return Refuse("require_tls", answers.NEED_TLS)
         if not visit.user and (rules.require_login or not terms.anonymous):
+            if terms.offer(rules).starttls and not visit.tls and not terms.logins.offered(self.channel, rules):
+                # Nothing to log in with before TLS: so that is what the client has to hear.
+                return Refuse("require_tls", answers.NEED_TLS)
             return Refuse("require_login" if rules.require_login else "anonymous is off", answers.NEED_LOGIN)
         if terms.disk is not None and (refused := terms.disk.refuse(mail.parameters.size or 0)) is not None:
             return refused

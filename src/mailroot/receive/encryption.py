@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mailroot.events import HandshakeFailed, SessionSecured
 from mailroot.net.stream import Stream
-from mailroot.policy.listeners import ListenerRules, LoginKind
+from mailroot.policy.listeners import ListenerRules, LoginKind, TlsMode
 from mailroot.receive.terms import Terms
 
 _TIMEOUT = 30.0
@@ -31,8 +31,9 @@ async def encrypt(
     try:
         await stream.start_tls(context, _TIMEOUT, server_side=True)
     except (ssl.SSLError, TimeoutError, ConnectionError) as error:
-        reason = (isinstance(error, ssl.SSLError) and error.reason) or str(error) or "time-out"
-        terms.bus.publish(HandshakeFailed(terms.server, session, client, reason))
+        # Who leaves a listener for TLS without a word is no client: load balancers look every second.
+        if rules.tls is not TlsMode.IMPLICIT or not isinstance(error, ConnectionError):
+            terms.bus.publish(HandshakeFailed(terms.server, session, client, _explain(error)))
         stream.abort()
         return None
     tls = stream.tls
@@ -42,3 +43,9 @@ async def encrypt(
     if tls is None:
         return Encryption(None, ())
     return Encryption(tls.getpeercert(binary_form=True), certificates.bindings(tls))
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason
+    return str(error) or ("time-out" if isinstance(error, TimeoutError) else "the client left")
