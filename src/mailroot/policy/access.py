@@ -163,17 +163,22 @@ class Access:
         client = unmapped(visit.client)
         return Hangup(rule, Reply(554, "5.7.1", f"Connections from {client} are not accepted here"))
 
-    def may_relay(self, visit: Visit, recipient: Address) -> Decision:
-        """Relay restrictions, asked for each recipient."""
+    def standing(self, visit: Visit) -> tuple[bool, str]:
+        """Whether the client may relay to any domain, by its login or by where it is, and the rule in words. It holds
+        as long as the visit does."""
+        if visit.user and self._allow_authenticated:
+            return True, f"relay restrictions: {visit.user!r} has logged in"
+        return self._relay.passes(visit)
+
+    def may_relay(self, visit: Visit, recipient: Address, standing: tuple[bool, str] | None = None) -> Decision:
+        """Relay restrictions, asked for each recipient; `standing` is the visit's, if it is known already."""
         key = recipient.domain_key
         if self._local.is_local(key):
             return Accept(f"local domain: {key}")
         pattern = self._relay_domains.find(key)
         if pattern is not None:
             return Accept(f"remote domain: {pattern} is open for relay by everybody")
-        if visit.user and self._allow_authenticated:
-            return Accept(f"relay restrictions: {visit.user!r} has logged in")
-        passes, rule = self._relay.passes(visit)
+        passes, rule = standing or self.standing(visit)
         if passes:
             return Accept(rule)
         return Refuse(rule, Reply(550, "5.7.1", f"Unable to relay for {recipient}"))

@@ -36,6 +36,7 @@ class Client:
         "_peer",
         "_rules",
         "_session",
+        "_standing",
         "_terms",
         "_tls",
         "_trace",
@@ -65,6 +66,7 @@ class Client:
         self._tls: Encryption | None = None
         self._channel: Channel | None = None
         self._grant: Grant | None = None
+        self._standing: tuple[bool, str] | None = None
         # Whether the guard counts this session as one of its client's.
         self._counted = False
         self._extended = False
@@ -78,6 +80,7 @@ class Client:
         self._trace = ""
         self._channel = None
         self._grant = None
+        self._standing = None
 
     def greet(self, name: str, *, extended: bool) -> None:
         """HELO, or with `extended` EHLO."""
@@ -211,7 +214,10 @@ class Client:
     def may_send_to(self, recipient: Address) -> Decision:
         """RCPT: relay restrictions, then its permissions, then how much."""
         terms, visit, grant = self._terms, self.visit, self.grant
-        decision = terms.access.may_relay(visit, recipient)
+        standing = self._standing
+        if standing is None:
+            standing = self._standing = terms.access.standing(visit)
+        decision = terms.access.may_relay(visit, recipient, standing)
         if not isinstance(decision, Accept):
             return decision
         if grant.recipients is not None:
