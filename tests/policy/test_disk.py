@@ -73,6 +73,19 @@ async def test_a_message_that_would_fill_the_disk_is_refused_alone(house: House)
     assert house.events == []
 
 
+async def test_what_came_since_the_last_look_is_reckoned_with(house: House) -> None:
+    house.watch.take(1 << 40)  # nothing is known yet
+    await house.look(1000)
+    house.watch.take(150)
+    assert house.takes(50)
+    assert not house.takes(51)
+    house.watch.take(51)
+    assert not house.takes()
+    assert house.events == []
+    await house.look(900)
+    assert house.takes()
+
+
 async def test_what_cannot_be_learned_refuses_nothing(house: House) -> None:
     assert house.takes(1 << 60)
     await house.look(0)
@@ -158,11 +171,11 @@ async def test_it_looks_every_few_seconds_and_more_closely_near_the_limit(house:
 
 
 async def test_a_changed_limit_holds_at_once(house: House) -> None:
-    house.free = 5000
+    house.free = 50_000
     async with running(house.watch):
         await looks(house, 1)
         assert house.takes()
-        house.watch.change(6000)
+        house.watch.change(60_000)
         await looks(house, 2)
         assert not house.takes()
         house.watch.change(0)

@@ -1,7 +1,8 @@
 """Low disk space: mail is refused with 452 before the disk is full, and taken again when there is room.
 
-The free space is looked at every few seconds, in a thread, so that asking about it costs nothing at MAIL. Where it
-cannot be learned, mail is taken: the queue itself still refuses what it cannot store (`QueueFull`).
+The free space is looked at every few seconds, in a thread, so that asking about it costs nothing at MAIL; what was
+taken since then is reckoned with, since a fast disk may be filled in less. Where the free space cannot be learned,
+mail is taken: the queue itself still refuses what it cannot store (`QueueFull`).
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from mailroot.system import free_disk
 
 _LOOK_EVERY = 5.0
 _LOOK_CLOSELY_EVERY = 1.0
-"""Seconds between looks; the short ones while less than `_NEAR` times the limit is free."""
+"""Seconds between looks; the shorter ones while less than `_NEAR` times the limit is free."""
 
 _NEAR = 8
 
@@ -57,11 +58,6 @@ class DiskWatch:
         self._asked: Future[int] | None = None
         self._changed = asyncio.Event()
 
-    @property
-    def free(self) -> int | None:
-        """Octets that were free at the last look; None: not known."""
-        return self._free
-
     def change(self, limit: int) -> None:
         """Go by this limit from now on; `run` looks at once."""
         self._limit = limit
@@ -70,23 +66,30 @@ class DiskWatch:
     def refuse(self, size: int) -> Refuse | None:
         """Asked at MAIL. `size` in octets, as the client announced it; 0: it did not."""
         limit, free = self._limit, self._free
-        if not limit or free is None or not (self._low or free - size < limit):
+        if not limit or free is None:
+            return None
+        if not self._low and free - size >= limit:
             return None
         return Refuse(f"limits.min_free_disk: {free} octets are free, {limit} must stay so", _INSUFFICIENT)
+
+    def take(self, size: int) -> None:
+        """A message of so many octets was stored: the next look will tell, until then it is reckoned with."""
+        if self._free is not None:
+            self._free -= size
 
     async def run(self) -> None:
         """Look every few seconds, until cancelled."""
         while True:
             self._changed.clear()
             await self.look()
-            near = self._free is not None and self._free < _NEAR * self._limit
-            pause = self._clock.sleep(_LOOK_CLOSELY_EVERY if near else _LOOK_EVERY) if self._limit else None
+            free, limit = self._free, self._limit
+            near = free is not None and free < _NEAR * limit
+            pause = self._clock.sleep(_LOOK_CLOSELY_EVERY if near else _LOOK_EVERY) if limit else None
             await self._until_changed(pause)
 
     async def _until_changed(self, pause: Coroutine[Any, Any, None] | None) -> None:
-        """Return when the pause is over, or when the settings are changed, whichever comes first."""
-        changed = asyncio.ensure_future(self._changed.wait())
-        waits: set[Future[Any]] = {changed}
+        """Return when the pause is over, or before when the limit is another."""
+        waits: set[Future[Any]] = {asyncio.ensure_future(self._changed.wait())}
         if pause is not None:
             waits.add(asyncio.ensure_future(pause))
         try:

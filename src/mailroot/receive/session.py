@@ -524,6 +524,8 @@ class Session:
             case Accepted():
                 self._messages += 1
                 self._pace.message_accepted()
+                if terms.disk is not None:
+                    terms.disk.take(result.size)
                 protocol.answer(answers.queued(result.message_id, supplied=result.supplied))
             case Refuse(rule, reply):
                 self._refuse("end of data", reply, rule)
