@@ -106,10 +106,11 @@ def test_help_reaches_every_command(say: Mailroot) -> None:
         return re.findall(r"^\W*([a-z]+)  ", section, re.MULTILINE)
 
     own = {"run", "send", "explain", "version"}
-    assert set(commands()) == own | {"config", "server", "session", "queue", "user", "ban"}
+    assert set(commands()) == own | {"config", "server", "session", "queue", "user", "ban", "certificate"}
     assert set(commands("server")) == {"list", "start", "stop", "pause", "continue", "restart", "reload"}
     assert set(commands("session")) == {"list", "end"}
     assert set(commands("ban")) == {"list", "lift"}
+    assert set(commands("certificate")) == {"make", "show"}
     assert set(commands("user")) == {"add", "passwd", "remove", "list", "disable", "enable"}
     assert set(commands("queue")) == {"list", "show", "export", "retry", "hold", "release", "delete", "count"}
     for room in ("server", "session", "queue"):

@@ -12,6 +12,7 @@ from mailroot.events import Bus
 from mailroot.mail.address import Address
 from mailroot.mail.envelope import Door, Envelope, Origin, Recipient
 from mailroot.mail.outcome import Outcome
+from mailroot.net.certificates import Certificates
 from mailroot.net.dns import Exchanger, LookupFailed, NoSuchName
 from mailroot.operations import Folders, OperationError, ServerState
 from mailroot.policy.access import Access, AccessList, AccessSettings, Mode, RelayList
@@ -102,6 +103,7 @@ class FakeServer:
         self.folders = Folders(folder, *(folder / part for part in ("Pickup", "Queue", "Drop", "Badmail")))
         self.queue: MemoryQueue | None = MemoryQueue(clock)
         self.sessions = FakeSessions()
+        self.certificates: Certificates | None = None
         self.guard = Guard(LimitSettings(), Bus(clock), clock, server=name)
         self.max_message_size = 2 * 1024 * 1024
         self.expiration = 2 * 86400.0

@@ -17,12 +17,15 @@ from starlette.routing import Route
 from mailroot import __version__
 from mailroot.clock import ManualClock
 from mailroot.events import Bus, Event, InternalError
+from mailroot.net.certificates import Certificates
+from mailroot.net.tls import CertificateFile
 from mailroot.operations import OperationError, Operations
 from mailroot.queue.base import parse_id
 from mailroot.web.api import ApiSettings
 from mailroot.web.app import Server, serve
 from mailroot.web.auth import is_loopback, open_token
 from mailroot.web.routes import MOST_BODY, Api
+from rig.authority import issue
 from rig.fake_server import FakeServer, FakeSession
 
 pytestmark = pytest.mark.quick
@@ -251,6 +254,20 @@ async def test_bans(api: House) -> None:
     api.relay.ban("192.0.2.1", "crm")
     assert (await lift(all="true")).json() == {"lifted": 2}
     assert (await api.get("/v1/bans"))["bans"] == []
+
+
+async def test_certificates(api: House, tmp_path: Path) -> None:
+    assert (await api.get("/v1/certificates"))["certificates"] == []
+    files = [CertificateFile(*issue(f"{name}.example.com").files(tmp_path, name)) for name in "ab"]
+    api.relay.certificates = Certificates(files)
+    first, second = (await api.get("/v1/certificates"))["certificates"]
+    assert sorted(first) == [
+        *("chain", "default", "ends", "file", "fingerprint", "issuer", "key", "names", "not_before"),
+        *("self_signed", "server"),
+    ]
+    assert (first["server"], first["names"], first["default"]) == ("default", ["a.example.com"], True)
+    assert (second["file"], second["default"]) == (str(tmp_path / "b.pem"), False)
+    assert error(await api.client.get("/v1/certificates", params={"server": "x"})) == (404, "not_found")
 
 
 async def test_messages_are_found_shown_and_counted(api: House) -> None:

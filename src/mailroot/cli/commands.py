@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mailroot.cli import ban, config, queue, server, session, user
+from mailroot.cli import ban, certificate, config, queue, server, session, user
 from mailroot.cli.client import ConfigOption, Service, on_service
 from mailroot.cli.tables import say, say_json
 
@@ -26,6 +26,7 @@ app.add_typer(server.app, name="server")
 app.add_typer(session.app, name="session")
 app.add_typer(queue.app, name="queue")
 app.add_typer(ban.app, name="ban")
+app.add_typer(certificate.app, name="certificate")
 app.add_typer(user.app, name="user")
 
 

@@ -104,14 +104,20 @@ def read_certificate(file: CertificateFile) -> Certificate:
 
 def look_at(file: Path, password: str = "") -> CertificateInfo:
     """What the first certificate of a file says, with or without its key. Raises CertificateError."""
-    octets = _read(file)
-    chain = _certificates(file, octets) if _is_pem(octets) else _unpack(file, octets, password)[1]
-    if not chain:
-        raise CertificateError(f"{file}: there is no certificate in it")
+    chain = read_chain(file, password)
     try:
         return _info(file, chain, _kind(file, chain[0].public_key()))
     except ValueError as error:
         raise CertificateError(f"{file}: the certificate cannot be understood: {error}") from None
+
+
+def read_chain(file: Path, password: str = "") -> list[x509.Certificate]:
+    """The certificates of a file, at least one. Raises CertificateError."""
+    octets = _read(file)
+    chain = _certificates(file, octets) if _is_pem(octets) else _unpack(file, octets, password)[1]
+    if not chain:
+        raise CertificateError(f"{file}: there is no certificate in it")
+    return chain
 
 
 # Files

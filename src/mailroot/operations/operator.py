@@ -15,6 +15,7 @@ from typing import assert_never
 from mailroot.clock import Clock
 from mailroot.events import Bus, InternalError, MessagesChanged
 from mailroot.operations.bans import BanStatus, bans_of, lift_ban, lift_bans
+from mailroot.operations.certificates import CertificateStatus, certificates_of
 from mailroot.operations.explanation import Explanation, Question, explain
 from mailroot.operations.servers import Invalid, NotFound, OperationError, Reload, Unavailable, VirtualServer
 from mailroot.operations.values import (
@@ -155,6 +156,12 @@ class Operations:
     def lift_bans(self, names: Sequence[str] = ()) -> int:
         """Lift all bans; how many. Raises NotFound."""
         return lift_bans(self._named(names))
+
+    # Certificates
+
+    def certificates(self, names: Sequence[str] = ()) -> list[CertificateStatus]:
+        """What TLS is served with, the default of each virtual server in front. Raises NotFound."""
+        return certificates_of(self._named(names))
 
     # The queue
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from mailroot.deliver.hosts import Hosts
 from mailroot.deliver.route import Router
+from mailroot.net.certificates import Certificates
 from mailroot.net.dns import Resolver
 from mailroot.policy.access import Access
 from mailroot.policy.auth.base import Channel
@@ -98,6 +99,11 @@ class VirtualServer(Protocol):
     @property
     def guard(self) -> Guard:
         """Knows who is banned; there in every state."""
+        ...
+
+    @property
+    def certificates(self) -> Certificates | None:
+        """What TLS is served with; None: nothing, as in a stopped virtual server."""
         ...
 
     # What `explain` asks; these are there in every state.

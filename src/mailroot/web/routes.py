@@ -98,6 +98,10 @@ class Api:
         lifted = self._operations.lift_bans(names) if everybody else self._operations.lift_ban(who, names)
         return JSONResponse({"lifted": lifted})
 
+    async def certificates(self, request: Request) -> Response:
+        parameters = _parameters(request, {"server"})
+        return _answer("certificates", self._operations.certificates(_names(parameters)))
+
     async def counts(self, request: Request) -> Response:
         parameters = _parameters(request, {"server"})
         return _answer("queues", await self._operations.counts(_names(parameters)))
@@ -158,6 +162,7 @@ class Api:
             Route("/v1/sessions/{id}", self.end_session, methods=["DELETE"]),
             Route("/v1/bans", self.bans, methods=["GET"]),
             Route("/v1/bans", self.lift_bans, methods=["DELETE"]),
+            Route("/v1/certificates", self.certificates, methods=["GET"]),
             Route("/v1/counts", self.counts, methods=["GET"]),
             Route("/v1/messages", self.messages, methods=["GET"]),
             Route("/v1/messages/{id}", self.message, methods=["GET"]),
