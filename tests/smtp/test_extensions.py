@@ -141,6 +141,14 @@ def test_auth_is_offered_with_its_mechanisms_and_to_nobody_without() -> None:
     assert not any(line.startswith("AUTH") for line in offer.lines(secured=False))
 
 
+def test_login_is_offered_to_old_devices_in_their_way_too() -> None:
+    offer = ServerOffer("example.com", early_auth=True)
+    lines = offer.lines(secured=False, mechanisms=("SCRAM-SHA-256", "LOGIN", "PLAIN"))
+    assert lines[-3:] == ("AUTH SCRAM-SHA-256 LOGIN PLAIN", "AUTH=LOGIN", "HELP")
+    assert "AUTH=LOGIN" not in offer.lines(secured=False, mechanisms=("SCRAM-SHA-256",))
+    assert "AUTH=LOGIN" not in ServerOffer("example.com").lines(secured=False, mechanisms=("LOGIN",))
+
+
 def test_xclient_is_offered_to_those_who_may() -> None:
     offer = ServerOffer("example.com")
     xclient = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"

@@ -56,8 +56,8 @@ class ListenerSettings:
         Profile,
         Doc(
             "Whom it is for. 'applications': programs, with the sloppiness the Windows service took. 'old "
-            "devices': also TLS 1.0, passwords in the clear, and bare line ends in messages (they are repaired). "
-            "'strict': nothing but what the standards say."
+            "devices': also TLS 1.0, passwords in the clear, AUTH=LOGIN in the EHLO answer, and bare line ends in "
+            "messages (they are repaired). 'strict': nothing but what the standards say."
         ),
     ] = Profile.APPLICATIONS
     tls: Annotated[TlsMode, Doc("'starttls', 'implicit' (TLS from the first octet, as on port 465) or 'off'.")] = (

@@ -11,7 +11,7 @@ from mailroot.policy.auth.logins import Logins
 from mailroot.policy.disk import DiskWatch
 from mailroot.policy.guard import Guard
 from mailroot.policy.limits import BareLineEnds, LimitSettings, MessageSettings
-from mailroot.policy.listeners import ListenerRules, TlsMode
+from mailroot.policy.listeners import ListenerRules, Profile, TlsMode
 from mailroot.policy.networks import ClientList
 from mailroot.policy.permissions import Permissions
 from mailroot.receive.intake import Intake
@@ -60,4 +60,5 @@ class Terms:
             self.certificates is not None and rules.tls is TlsMode.STARTTLS,
             repair,
             rules.strict,
+            rules.profile is Profile.OLD_DEVICES,
         )

@@ -24,7 +24,8 @@ class ServerOffer:
 
     `max_size` is the largest message in octets, 0 for no limit. `default_domain` completes addresses that have
     none. `repair` makes bare line ends CR LF; otherwise a message with any is refused. `strict`: commands are taken
-    only as RFC 5321 writes them and in its order.
+    only as RFC 5321 writes them and in its order. `early_auth`: LOGIN is offered once more in the way of the drafts
+    that came before RFC 2554.
     """
 
     default_domain: str
@@ -32,6 +33,7 @@ class ServerOffer:
     starttls: bool = False
     repair: bool = False
     strict: bool = False
+    early_auth: bool = False
 
     def lines(self, *, secured: bool, mechanisms: tuple[str, ...] = (), xclient: bool = False) -> tuple[str, ...]:
         """The EHLO lines, in the old service's order. STARTTLS is not offered twice (RFC 3207 §4.2).
@@ -50,6 +52,8 @@ class ServerOffer:
             "VRFY",
             *(("STARTTLS",) if self.starttls and not secured else ()),
             *((f"AUTH {' '.join(mechanisms)}",) if mechanisms else ()),
+            # Outlook Express 4 and devices of its time look for this line, and would not log in without it.
+            *(("AUTH=LOGIN",) if self.early_auth and "LOGIN" in mechanisms else ()),
             *((f"XCLIENT {' '.join(attributes.NAMES)}",) if xclient else ()),
             "HELP",
         )
