@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailroot.config.load import ConfigurationError, load
+from mailroot.config.load import ConfigurationError, load, load_service
 from mailroot.config.model import Configuration, VirtualServerSettings
 from mailroot.deliver.security import TlsPolicy
 from mailroot.policy.access import Mode
@@ -303,3 +303,24 @@ def test_two_servers_cannot_have_one_folder_by_two_spellings(file: Path) -> None
     assert "belongs to virtual server 'a' already" in text
     share = only(read(file, r"general.mailroot = '\\files\mail\mailroot'")).general.mailroot
     assert str(share) == r"\\files\mail\mailroot"
+
+
+def test_the_service_is_found_whatever_else_is_wrong(file: Path) -> None:
+    """A certificate that is being renewed must not keep the commands from the service that runs."""
+    file.write_text(
+        '[service]\napi.port = 2581\napi.token_file = "token"\n'
+        '[general]\nlisten = 25\n[[general.certificates]]\nfile = "not-there.pem"\n[nonsense]\n',
+        "utf-8",
+    )
+    with pytest.raises(ConfigurationError):
+        load(file, {})
+    api = load_service(file, {}).api
+    assert (api.port, api.token_file) == (2581, file.parent / "token")
+    file.write_text("[service]\napi.port = 0\napi.wrong = 1\n", "utf-8")
+    with pytest.raises(ConfigurationError, match=r"mailroot\.toml:3: \[service\.api\] wrong: "):
+        load_service(file, {})
+    file.write_text("nonsense", "utf-8")
+    with pytest.raises(ConfigurationError, match=r"mailroot\.toml:1: "):
+        load_service(file, {})
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        load_service(file.with_name("other.toml"), {})

@@ -195,10 +195,10 @@ def _settings(config: Path | None) -> "ApiSettings":
         from mailroot.web.api import ApiSettings
 
         return ApiSettings()
-    from mailroot.config.load import ConfigurationError, load
+    from mailroot.config.load import ConfigurationError, load_service
 
     try:
-        return load(config, os.environ).service.api
+        return load_service(config, os.environ).api
     except ConfigurationError as error:
         raise Failure(str(error)) from None
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from mailroot.config.bind import Binder, KeyIndex
 from mailroot.config.check import Check, Checked
+from mailroot.config.lines import Path as KeyPath
 from mailroot.config.lines import key_lines
 from mailroot.config.model import Configuration, ServiceSettings, VirtualServerSettings
 from mailroot.config.shape import settings_of
@@ -50,18 +51,33 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Configuration:
 
 def parse(text: str, path: Path, environment: Mapping[str, str]) -> Configuration:
     """The configuration from the text of the file `path`. Raises ConfigurationError."""
-    text = text.replace("\r\n", "\n")
-    try:
-        root = tree(_toml(text, path))
-        lines = key_lines(text)
-    except RecursionError:
-        raise ConfigurationError([f"{path}:1: tables or lists are nested too deeply"]) from None
+    root, lines = _tables(text, path)
     findings = Findings()
     configuration = _Reader(path.absolute().parent, environment, findings).read(root)
     if findings.errors or configuration is None:
         raise ConfigurationError(findings.lines(findings.errors, str(path), lines))
     warnings = findings.lines(findings.warnings, str(path), lines)
     return Configuration(configuration.service, configuration.virtual_servers, path.absolute(), tuple(warnings))
+
+
+def load_service(path: Path, environment: Mapping[str, str]) -> ServiceSettings:
+    """The section [service] of a file alone, whatever else is wrong in it: a service that runs is found by it, also
+    while a certificate or another part of its configuration is being changed. Raises ConfigurationError."""
+    root, lines = _tables(_read(path), path)
+    findings = Findings()
+    service = _Reader(path.absolute().parent, environment, findings).service(root)
+    if findings.errors or service is None:
+        raise ConfigurationError(findings.lines(findings.errors, str(path), lines))
+    return service
+
+
+def _tables(text: str, path: Path) -> tuple[Node, dict[KeyPath, int]]:
+    """The tables of the text, and on which line everything stands. Raises ConfigurationError."""
+    text = text.replace("\r\n", "\n")
+    try:
+        return tree(_toml(text, path)), key_lines(text)
+    except RecursionError:
+        raise ConfigurationError([f"{path}:1: tables or lists are nested too deeply"]) from None
 
 
 def _read(path: Path) -> str:
@@ -143,8 +159,7 @@ class _Reader:
         """None only if findings say why."""
         known = ("service", *_SECTIONS, "virtual_server")
         self._binder.refuse_unknown(root.tables, known)
-        service_node = root.tables.get("service", Node({}, ("service",)))
-        service = self._binder.section(ServiceSettings, service_node, ServiceSettings())
+        service = self.service(root)
         shared = Node({name: node for name, node in root.tables.items() if name in _SECTIONS}, ())
         checked: list[Checked] = []
         for name, own in self._names(root):
@@ -155,12 +170,16 @@ class _Reader:
         if service is None:
             return None
         check = Check(self._findings)
-        check.service(service, service_node)
+        check.service(service, _service_node(root))
         for one in checked:
             check.virtual_server(one)
         if not self._findings.errors:
             check.together(checked, service)
         return Configuration(service, tuple(one.settings for one in checked))
+
+    def service(self, root: Node) -> ServiceSettings | None:
+        """None only if findings say why."""
+        return self._binder.section(ServiceSettings, _service_node(root), ServiceSettings())
 
     def _names(self, root: Node) -> list[tuple[str, Node | None]]:
         """The virtual servers, each with its own tables; one with shared tables alone where none is named."""
@@ -195,6 +214,10 @@ class _Reader:
         if any(section is None for section in sections.values()):
             return None
         return VirtualServerSettings(name, **sections)
+
+
+def _service_node(root: Node) -> Node:
+    return root.tables.get("service", Node({}, ("service",)))
 
 
 def _embedded() -> Configuration:
