@@ -5,6 +5,7 @@ import hashlib
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mailroot.net.certificate_file import look_at, read_certificate
-from mailroot.net.certificates import Certificates, Loaded, Refused
+from mailroot.net.certificates import Certificates, Loaded, Refused, ignore_unreadable_names
 from mailroot.net.tls import CertificateError, CertificateFile, TlsVersion
 from rig.authority import Issued, issue
 
@@ -258,6 +259,31 @@ def test_the_name_that_is_asked_for_chooses(tmp_path: Path) -> None:
     ):
         for minimum in TlsVersion:
             assert Shaken(certificates, minimum, name=name).shown == expected.der, (name, minimum)
+
+
+def test_a_name_that_is_not_ascii_fails_and_fills_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    ignore_unreadable_names()
+    files = [one(tmp_path, issue(f"{name}.example.com"), name) for name in ("first", "other")]
+    certificates = Certificates(files)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    from_server, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(from_server, to_server, server_hostname="other.example.com")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    to_server.write(to_server.read().replace(b"other.example.com", b"\xff" * len("other.example.com")))
+    server = certificates.context(TlsVersion.TLS_1_2, ask_client=False).wrap_bio(to_server, from_server, True)
+    with pytest.raises(ssl.SSLError, match="CALLBACK_FAILED"):
+        server.do_handshake()
+    assert told == []
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("told as ever")
+
+    Broken()
+    assert [one.exc_type for one in told] == [ValueError]
 
 
 def test_the_oldest_version_holds_whichever_certificate_is_chosen(tmp_path: Path) -> None:

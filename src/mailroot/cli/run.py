@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mailroot.cli.tables import Failure, OutputLost, say
 from mailroot.config.load import ConfigurationError
+from mailroot.net.certificates import ignore_unreadable_names
 from mailroot.operations import OperationError
 from mailroot.service import Service, command_name, welcome
 from mailroot.system import new_event_loop
@@ -27,6 +28,7 @@ def run(config: Path | None) -> None:
     async def serve() -> int:
         return await Service(config, started=greet).run()
 
+    ignore_unreadable_names()
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(serve())

@@ -5,6 +5,7 @@ be: it is read whole or not at all. No private key is written anywhere in the cl
 """
 
 import ssl
+import sys
 import tempfile
 import threading
 import warnings
@@ -16,7 +17,7 @@ from secrets import token_hex
 from mailroot.net.certificate_file import Certificate, CertificateInfo, read_certificate
 from mailroot.net.tls import CertificateError, CertificateFile, TlsVersion
 
-__all__ = ["CertificateInfo", "Certificates", "Loaded", "Refused"]
+__all__ = ["CertificateInfo", "Certificates", "Loaded", "Refused", "ignore_unreadable_names"]
 
 _MINIMUM = {
     # Not TLSv1: it is the oldest there is, SSL 3.0 being switched off, and can be said without a warning.
@@ -193,6 +194,18 @@ class Certificates:
         if isinstance(tls.context, _Context) and tls.context.end_point:
             found.append(("tls-server-end-point", tls.context.end_point))
         return tuple(found)
+
+
+def ignore_unreadable_names() -> None:
+    """Once per process, for a server. A name that is not ASCII fails the handshake in Python's ssl, which writes a
+    traceback to standard error, too: a stranger could fill a log with it."""
+    tell = sys.unraisablehook
+
+    def tell_the_rest(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not (isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes)):
+            tell(unraisable)
+
+    sys.unraisablehook = tell_the_rest
 
 
 # Files
