@@ -32,6 +32,7 @@ BAD_CHARACTERS = Reply(500, "5.5.2", "Control characters or bare line ends in co
 NOT_UTF8 = Reply(500, "5.5.2", "Command is neither ASCII nor UTF-8")
 BARE_LF = Reply(500, "5.5.2", "Lines must end with CR LF")
 TLS_UNEXPECTED = Reply(500, "5.5.1", "TLS handshake where a command was expected: use STARTTLS")
+HTTP_UNEXPECTED = Reply(500, "5.5.1", "This is SMTP, not HTTP")
 NOT_IMPLEMENTED = Reply(502, "5.5.1", "Command not implemented")
 SYNTAX = Reply(501, "5.5.4", "Invalid arguments")
 INVALID_ADDRESS = Reply(501, "5.5.4", "Invalid Address")

@@ -53,6 +53,7 @@ from mailroot.smtp.states import AFTER_REFUSAL, TABLE, State, Verb
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 _VERBS = {verb.value: verb for verb in Verb}
 _NOT_IMPLEMENTED = "EXPN"
+_HTTP = re.compile(r".* HTTP/\d(?:\.\d)?")
 
 
 class ServerProtocol:
@@ -291,6 +292,9 @@ class ServerProtocol:
         word = word.upper()
         verb = _VERBS.get(word)
         if verb is None:
+            if _HTTP.fullmatch(text) is not None:
+                # A browser: what follows is a page's, and it may have written our commands into it.
+                raise ProtocolError(answers.HTTP_UNEXPECTED, fatal=True)
             raise ProtocolError(answers.NOT_IMPLEMENTED if word == _NOT_IMPLEMENTED else answers.UNRECOGNIZED)
         if self._login_near:
             self._login_near = False
