@@ -231,6 +231,25 @@ async def test_a_proxy_that_asks_for_itself_and_one_that_does_not_say() -> None:
     await listeners.close(10.0)
 
 
+async def test_xclient_is_not_for_everybody_behind_a_proxy_that_may_say_it_itself() -> None:
+    """A proxy and a filter on one computer have one address: what comes behind a header is neither's word."""
+    door = Door(proxies=("127.0.0.1",), xclient=("127.0.0.1", "192.0.2.9"))
+    listeners = door.listeners(listeners=(PROXIED,))
+    await listeners.open()
+    for first, offered in (
+        (HEADER, False),
+        (b"PROXY UNKNOWN\r\n", False),
+        (HEADER.replace(b"192.0.2.7", b"192.0.2.9"), True),
+        (b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00", True),
+    ):
+        client = await Client.open(listeners, 1, first=first)
+        assert (b"250-XCLIENT " in await client.say(b"EHLO x\r\n")) is offered
+        answer = await client.say(b"XCLIENT ADDR=192.0.2.8\r\n")
+        assert answer.startswith(b"220 " if offered else b"550 5.7.0")
+        await client.leave()
+    await listeners.close(10.0)
+
+
 async def test_a_header_and_then_tls(tmp_path: Path) -> None:
     door = Door(proxies=("127.0.0.1",), tls=server_tls(tmp_path))
     own = (replace(PROXIED, tls=TlsMode.IMPLICIT), PROXIED)

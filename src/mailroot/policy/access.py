@@ -85,7 +85,11 @@ class AccessSettings:
     ] = ()
     xclient: Annotated[
         tuple[str, ...],
-        Doc("Clients that may say with XCLIENT for whom they speak: filters and proxies.", example='["127.0.0.1"]'),
+        Doc(
+            "Clients that may say with XCLIENT for whom they speak: filters and proxies. Behind a PROXY header "
+            "it is the client it names that must be on this list.",
+            example='["127.0.0.1"]',
+        ),
     ] = ()
 
 
@@ -164,8 +168,8 @@ class Access:
         return Hangup(rule, Reply(554, "5.7.1", f"Connections from {client} are not accepted here"))
 
     def standing(self, visit: Visit) -> tuple[bool, str]:
-        """Whether the client may relay to any domain, by its login or by where it is, and the rule in words. It holds
-        as long as the visit does."""
+        """Whether the client may relay to any domain, by its login or by where it is, and the rule in words. It
+        holds as long as the visit does."""
         if visit.user and self._allow_authenticated:
             return True, f"relay restrictions: {visit.user!r} has logged in"
         return self._relay.passes(visit)

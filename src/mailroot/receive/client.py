@@ -33,7 +33,7 @@ class Client:
         "_counted",
         "_extended",
         "_grant",
-        "_peer",
+        "_introducer",
         "_rules",
         "_session",
         "_standing",
@@ -59,9 +59,11 @@ class Client:
         self._rules = rules
         self._session = session
         # A zone such as in fe80::1%eth0 says something about our interfaces, not about the client.
-        self._peer = unmapped(ip_address(peer.partition("%")[0]))
-        client = self._peer if introduced is None else unmapped(introduced.client)
-        self.visit = Visit(client, listener, proxy="" if introduced is None else str(self._peer))
+        end = unmapped(ip_address(peer.partition("%")[0]))
+        client = end if introduced is None else unmapped(introduced.client)
+        # Who speaks here, whoever it says it speaks for.
+        self._introducer = client
+        self.visit = Visit(client, listener, proxy="" if introduced is None else str(end))
         self.address = str(client)
         self._tls: Encryption | None = None
         self._channel: Channel | None = None
@@ -94,9 +96,10 @@ class Client:
 
     @property
     def may_introduce(self) -> bool:
-        """Whether XCLIENT is for this client: for who really is at the other end, not for whom it speaks."""
+        """Whether XCLIENT is for this client: for who speaks to us, not for whom it speaks for. Behind a PROXY
+        header that is the proxy's client, for what follows the header is its word and not the proxy's."""
         trusted = self._terms.xclient
-        return trusted is not None and trusted.find(self._peer) is not None
+        return trusted is not None and trusted.find(self._introducer) is not None
 
     def introduce(self, attributes: dict[str, str]) -> None:
         """XCLIENT: it speaks for somebody else from here on, who has to be admitted anew. Raises ValueError."""
