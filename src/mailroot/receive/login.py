@@ -39,6 +39,8 @@ class Login:
     ) -> Challenge | Granted | Reply:
         """AUTH. The answer is what to ask next, who the client is, or the refusal."""
         self._mechanism = mechanism
+        # One that was broken off after it had failed leaves nothing behind.
+        self._exchange = self._delay = None
         begun = self._terms.logins.begin(mechanism, channel, rules)
         if isinstance(begun, Reply):
             return begun
