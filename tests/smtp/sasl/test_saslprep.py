@@ -52,3 +52,9 @@ def test_preparing_twice_changes_nothing(text: str) -> None:
 def test_an_error_of_a_login_names_no_character_of_the_password() -> None:
     with pytest.raises(ValueError, match=r"^a character is not allowed$"):
         saslprep("\ue000")
+
+
+def test_what_is_far_too_long_is_not_looked_at() -> None:
+    assert saslprep("\u00e9" * 1024)
+    with pytest.raises(ValueError, match="too long"):
+        saslprep("\u00e9" * 1025)

@@ -19,6 +19,11 @@ _PROHIBITED = (
 )
 
 
+_LONGEST = 1024
+"""Characters. No name or password that is kept is nearly as long, and a stranger must not make us look at each of
+tens of thousands."""
+
+
 def saslprep(text: str, *, stored: bool = False) -> str:
     """The text prepared. `stored`: for keeping, where unassigned characters are refused too (RFC 3454 §7).
 
@@ -29,6 +34,8 @@ def saslprep(text: str, *, stored: bool = False) -> str:
         if text.isprintable():
             return text
         raise ValueError("control characters")
+    if len(text) > _LONGEST:
+        raise ValueError("too long")
     mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))
     prepared = ucd_3_2_0.normalize("NFKC", mapped)
     for character in prepared:
