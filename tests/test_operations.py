@@ -1,7 +1,9 @@
 """Operations over virtual servers with real rules and a queue in memory."""
 
 import json
+import time
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,16 @@ from mailroot.deliver.security import OutboundSecurity, TlsPolicy
 from mailroot.events import Bus, Event, InternalError, MessagesChanged
 from mailroot.mail.outcome import Deferred, Delivered, Failed
 from mailroot.mail.reply import Reply
+from mailroot.net.certificates import Certificates
 from mailroot.net.dns import Exchanger
+from mailroot.net.tls import CertificateFile
 from mailroot.operations import Invalid, NotFound, OperationError, Operations, Unavailable, as_json
 from mailroot.operations.admission import Step
+from mailroot.operations.authority import make_certificate
 from mailroot.operations.explanation import Explanation, Question
 from mailroot.operations.operator import Action
 from mailroot.policy.access import AccessList, Mode, RelayList
+from mailroot.policy.auth.base import Channel
 from mailroot.policy.limits import LimitSettings, Quota
 from mailroot.policy.listeners import ListenerRules, ListenerSettings, LoginKind, Profile, RequireTls, TlsMode
 from mailroot.policy.permissions import Otherwise, Permission
@@ -67,7 +73,36 @@ async def test_servers_show_state_and_what_the_queue_holds(house: House) -> None
     assert (first.name, first.state, first.sessions) == ("first", "started", 1)
     assert first.counts is not None and first.counts.queued == 1
     assert second.counts is not None and second.counts.queued == 0
-    assert first.listeners == ("127.0.0.1:2525",)
+    assert [listener.address for listener in first.listeners] == ["127.0.0.1:2525"]
+
+
+async def test_a_listener_is_shown_with_what_holds_there(house: House, tmp_path: Path) -> None:
+    first = house.first
+    first.listeners = ("127.0.0.1:25", "0.0.0.0:587", "[::]:465")
+    first.rules = {
+        "127.0.0.1:25": ListenerRules(tls=TlsMode.OFF),
+        "0.0.0.0:587": ListenerRules(require_login=True),
+        "[::]:465": ListenerRules(tls=TlsMode.IMPLICIT),
+    }
+    made = make_certificate(tmp_path, ["relay.example"], 20, now=time.time())
+    first.certificates = Certificates([CertificateFile(Path(made.certificate.file), Path(made.key))])
+    asked: list[tuple[str, bool]] = []
+
+    def mechanisms(channel: Channel, rules: ListenerRules) -> tuple[str, ...]:
+        asked.append((str(channel.client), channel.tls))
+        return ("PLAIN",) if channel.tls else ()
+
+    first.mechanisms = mechanisms  # type: ignore[method-assign]
+    one, two, three = (await house.operations.servers())[0].listeners
+    assert (one.tls, one.login, one.mechanisms, one.certificate_ends) == ("off", "none", (), None)
+    assert (two.tls, two.login, two.mechanisms) == ("starttls", "required", ("PLAIN",))
+    assert two.certificate_ends == made.certificate.ends
+    assert (three.tls, three.login, three.min_tls) == ("implicit", "offered", "1.2")
+    assert asked == [("127.0.0.1", False), ("192.0.2.1", True), ("192.0.2.1", True)]
+    first.anonymous, first.offers_tls = False, False
+    one, two, three = (await house.operations.servers())[0].listeners
+    assert {listener.login for listener in (one, two, three)} == {"required"}
+    assert {listener.tls for listener in (one, two, three)} == {"off"} and two.certificate_ends is None
 
 
 async def test_a_verb_acts_on_the_named_server_or_on_all(house: House) -> None:

@@ -15,6 +15,8 @@ from mailroot import __version__
 from mailroot.cli.main import main
 from mailroot.mail.outcome import Deferred, Delivered
 from mailroot.mail.reply import Reply
+from mailroot.net.tls import TlsVersion
+from mailroot.policy.listeners import ListenerRules, ListenerSettings, Profile, RequireTls, TlsMode
 from mailroot.queue.base import QueueError
 from rig.fake_server import FakeSession
 from rig.served import Running, Said
@@ -130,8 +132,9 @@ def test_version(say: Mailroot) -> None:
 def test_servers(running: Running, mailroot: Mailroot) -> None:
     message(running)
     lines = mailroot("server", "list").out.splitlines()
-    assert lines[0].split()[:3] == ["NAME", "STATE", "LISTENS"]
-    assert lines[1].split()[:5] == ["default", "started", "127.0.0.1:2525", "0", "1"]
+    assert lines[0].split()[:3] == ["NAME", "STATE", "SESSIONS"]
+    assert lines[1].split()[:4] == ["default", "started", "0", "1"]
+    assert lines[3].split()[:2] == ["LISTENS", "ON"] and lines[4].split()[:2] == ["127.0.0.1:2525", "applications"]
     assert mailroot("server", "pause").out == "default: paused, listening on 127.0.0.1:2525\n"
     assert mailroot("server", "continue", "default").out.startswith("default: started")
     assert mailroot("server", "stop").out == "default: stopped\n"
@@ -139,6 +142,29 @@ def test_servers(running: Running, mailroot: Mailroot) -> None:
     assert mailroot("server", "start").code == 0
     assert mailroot("server", "restart").out.startswith("default: started")
     assert mailroot("server", "reload", "--json").json["servers"][0]["name"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "applications   STARTTLS, required for passwords  offered"),
+        ({"require_login": True}, "applications   STARTTLS, required for passwords  required"),
+        ({"tls": TlsMode.IMPLICIT, "min_tls": TlsVersion.TLS_1_3}, "applications   implicit, from 1.3  offered"),
+        ({"tls": TlsMode.OFF}, "applications   none                     required, none possible"),
+        ({"tls": TlsMode.OFF, "require_tls": RequireTls.MAIL}, "applications   none, but required"),
+        ({"profile": Profile.OLD_DEVICES}, "old devices    STARTTLS, from 1.0       offered"),
+        ({"profile": Profile.STRICT, "proxy_protocol": True}, "STARTTLS, required for logins  offered  a proxy"),
+    ],
+)
+def test_what_holds_at_a_listener_is_seen(
+    running: Running, mailroot: Mailroot, settings: dict[str, Any], words: str
+) -> None:
+    running.relay.listeners = ("192.0.2.7:25",)
+    running.relay.rules = {"192.0.2.7:25": ListenerRules.of(ListenerSettings("192.0.2.7:25", **settings))}
+    if settings.get("tls") is TlsMode.OFF:
+        running.relay.anonymous = False
+    line = mailroot("server", "list").out.splitlines()[4]
+    assert " ".join(words.split()) in " ".join(line.split())
 
 
 def test_a_server_that_cannot_start_says_why(running: Running, mailroot: Mailroot) -> None:
@@ -159,7 +185,9 @@ def test_sessions(running: Running, mailroot: Mailroot) -> None:
     assert mailroot("session", "list").out == "no sessions\n"
     for name in ("a1", "b2", "c3"):
         running.relay.sessions.add(FakeSession(name, helo="\x1b]0;evil\x07pc"))
+    running.relay.sessions.open["a1"].listener, running.relay.sessions.open["a1"].proxy = "[::]:587", "192.0.2.9"
     said = mailroot("session", "list")
+    assert "[::]:587" in said.out and "192.0.2.9" in said.out
     assert [line.split()[0] for line in said.out.splitlines()] == ["ID", "a1", "b2", "c3"]
     assert "\x1b" not in said.out
     assert len(mailroot("session", "list", "--json").json["sessions"]) == 3

@@ -38,6 +38,8 @@ class FakeSession:
     since: float = 0.0
     messages: int = 0
     state: str = "idle"
+    listener: str = "127.0.0.1:2525"
+    proxy: str = ""
 
 
 class FakeSessions:

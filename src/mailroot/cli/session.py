@@ -32,6 +32,8 @@ def list_sessions(service: Service, server: ServerOption = None) -> None:
         Column("CONNECTED", right=True),
         Column("MESSAGES", right=True),
         Column("DOING", least=8),
+        Column("LISTENER", rank=5),
+        Column("PROXY", rank=6),
         Column("SERVER", rank=2),
     ]
     show_table(columns, [_row(session, now) for session in sessions])
@@ -47,6 +49,8 @@ def _row(session: dict[str, Any], now: float) -> list[str]:
         span(now - session["since"]),
         str(session["messages"]),
         session["state"],
+        session["listener"],
+        session["proxy"],
         session["server"],
     ]
 

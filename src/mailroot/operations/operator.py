@@ -17,6 +17,7 @@ from mailroot.events import Bus, InternalError, MessagesChanged
 from mailroot.operations.bans import BanStatus, bans_of, lift_ban, lift_bans
 from mailroot.operations.certificates import CertificateStatus, certificates_of
 from mailroot.operations.explanation import Explanation, Question, explain
+from mailroot.operations.listeners import listeners_of
 from mailroot.operations.servers import Invalid, NotFound, OperationError, Reload, Unavailable, VirtualServer
 from mailroot.operations.values import (
     Changed,
@@ -270,7 +271,7 @@ class Operations:
             state=server.state,
             trouble=trouble,
             fqdn=server.fqdn,
-            listeners=tuple(server.listeners),
+            listeners=listeners_of(server),
             folders=server.folders,
             sessions=len(server.sessions.list()),
             counts=counts,

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
 from mailroot.mail.status import advice_on
+from mailroot.operations.listeners import ListenerStatus
 from mailroot.operations.servers import Folders, ServerState
 from mailroot.queue.base import Attempt, Counts, Fate, Record, Standing, State, format_id
 from mailroot.receive.sessions import SessionInfo
@@ -28,7 +29,7 @@ class ServerStatus:
     state: ServerState
     trouble: str
     fqdn: str
-    listeners: tuple[str, ...]
+    listeners: tuple[ListenerStatus, ...]
     folders: Folders
     sessions: int
     counts: Counts | None
@@ -36,7 +37,8 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """One session of a client. `since` is when it connected; `messages` how many it handed in."""
+    """One session of a client. `since` is when it connected; `messages` how many it handed in. `listener` is the
+    address it came to, `proxy` the one of who speaks for it, "" if nobody does."""
 
     server: str
     id: str
@@ -47,6 +49,8 @@ class SessionStatus:
     since: float
     messages: int
     state: str
+    listener: str
+    proxy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,8 @@ def session_status(server: str, info: SessionInfo) -> SessionStatus:
         since=info.since,
         messages=info.messages,
         state=info.state,
+        listener=info.listener,
+        proxy=info.proxy,
     )
 
 

@@ -82,7 +82,8 @@ that flood us without reading may stand between another one and its next reply."
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
     """A session as operators see it. `client` is its IP address, `since` seconds since the epoch; `messages` how
-    many it has handed in; `state` what it is doing, in words."""
+    many it has handed in; `state` what it is doing, in words. `listener` is the "address:port" it came to, `proxy`
+    the IP address of who speaks for it, "" if nobody does."""
 
     id: str
     client: str
@@ -92,6 +93,8 @@ class SessionInfo:
     since: float
     messages: int
     state: str
+    listener: str
+    proxy: str
 
 
 class Session:
@@ -163,6 +166,8 @@ class Session:
             self._since,
             self._messages,
             self._protocol.state.value,
+            visit.listener,
+            visit.proxy,
         )
 
     @property
