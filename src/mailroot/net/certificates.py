@@ -6,7 +6,6 @@ be: it is read whole or not at all. No private key is written anywhere in the cl
 
 import ssl
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -245,6 +244,8 @@ def _read_anchors(files: Sequence[Path]) -> str:
 def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
     """Give the certificate and its key to OpenSSL, which takes them from a file only: the key lies there encrypted
     with a passphrase that nobody keeps."""
+    import tempfile  # here: a server without TLS does not need it
+
     passphrase = token_hex(32)
     try:
         with tempfile.TemporaryDirectory(prefix="mailroot-", ignore_cleanup_errors=True) as folder:
