@@ -54,6 +54,25 @@ async def test_a_wrong_sender_is_rewritten_and_told_once() -> None:
         assert (event.original, event.sender) == ("ceo@other.example", "noreply@corp.example")
 
 
+async def test_no_field_hides_behind_a_bare_line_end_of_binarymime() -> None:
+    for entry in ({}, {"otherwise": Otherwise.REWRITE, "rewrite_to": "noreply@corp.example"}):
+        session = await limited(**entry).connect()
+        await session.say(b"EHLO c\r\n")
+        for header in (
+            b"Subject: x\nFrom: ceo@other.example\r\nFrom: crm@corp.example\r\n\r\n",
+            b"Subject: x\rFrom: ceo@other.example\r\n\r\n",
+            b"Subject: x\nFrom: ceo@other.example\n\n",
+            b"From x\nFrom: ceo@other.example\r\nFrom: crm@corp.example\r\n\r\n",
+        ):
+            await session.say(b"MAIL FROM:<crm@corp.example> BODY=BINARYMIME\r\nRCPT TO:<b@example.net>\r\n")
+            answer = await session.say(b"BDAT %d LAST\r\n%sbody\r\n" % (len(header) + 6, header))
+            assert answer.startswith(b"550 5.6.11 "), header
+        # What is no header may be binary.
+        content = b"From: crm@corp.example\r\n\r\nbody\nFrom: ceo@other.example\r\r\n"
+        await session.say(b"MAIL FROM:<crm@corp.example> BODY=BINARYMIME\r\nRCPT TO:<b@example.net>\r\n")
+        assert (await session.say(b"BDAT %d LAST\r\n%s" % (len(content), content))).startswith(b"250 ")
+
+
 async def test_recipients_beyond_the_permission_are_refused_also_where_relay_is_allowed() -> None:
     entry = Permission((), ("127.0.0.1",), recipients=("example.net",))
     session = await Door(relay=relay_for_all(), permissions=(entry,)).connect()

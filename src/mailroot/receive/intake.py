@@ -6,7 +6,9 @@ prefix.
 
 But where a client may use certain senders only, the header is held back until its end and checked first, and a
 wrong sender is refused or rewritten (see `receive.senders`). Such a header always ends with an empty line: without
-one, where a line that is no field ended it, a forgiving program would read on and find another From behind it.
+one, where a line that is no field ended it, a forgiving program would read on and find another From behind it. And
+such a header has no bare CR or LF, which BODY=BINARYMIME lets pass: whoever takes it for the end of a line would
+find fields that we did not see.
 """
 
 import re
@@ -25,6 +27,8 @@ from mailroot.policy.permissions import Rewrite, SenderRule
 from mailroot.policy.visit import Refuse
 from mailroot.queue.base import Draft, Message, MessageId, Queue, format_id
 from mailroot.receive.senders import Rewritten, check
+from mailroot.smtp import answers
+from mailroot.smtp.stuffing import paired
 
 _HEADER_TOO_LARGE = Reply(552, "5.3.4", "Header size exceeds fixed maximum header size")
 # But "From :" is a field, with the white space that RFC 5322 §4.5 allows there.
@@ -238,6 +242,9 @@ class _Checked(Incoming):
         start = octets.find(b"\r\n") + 2 if self._mailbox_line else 0
         end = start + head.end - (2 if head.separated else 0)
         header, rest = octets[start:end], octets[end:]
+        if paired(top := octets[:end]) is not top:
+            self._refused = Refuse("access.permissions: a bare CR or LF in the header", answers.BARE_LINE_END)
+            return
         if header and not header.endswith(b"\r\n"):
             header += b"\r\n"
         match check(header, self._rule):
