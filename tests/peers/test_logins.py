@@ -67,6 +67,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Pa
                 "client_certificates": [{"account": "printer7", "file": str(device)}],
             },
         },
+        # Nobody has to wait here for the answers that come later and later.
+        "limits": {"logins": {"longest_delay": 0}},
     }
     with Sink() as sink, Relay(folder / "relay", settings, next_hop=sink.port) as relay:
         for user, password in ((USER, PASSWORD), ("bob", PLAIN_PASSWORD)):
