@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from mailroot.events import LoginFailed
-from mailroot.policy.auth.base import Challenge, Channel, Denied, Step
+from mailroot.mail.reply import Reply
+from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Step, Verdict
+from mailroot.policy.auth.exchanges import Passwords
 from mailroot.policy.limits import LimitSettings, LoginLimits
-from mailroot.policy.listeners import ListenerRules
+from mailroot.policy.listeners import ListenerRules, RequireTls
 from mailroot.receive.login import Login
 from mailroot.smtp import answers
 from rig.door import FQDN, Door
@@ -35,9 +37,39 @@ class _Refusing:
 
 
 class _Logins:
-    def begin(self, mechanism: str, channel: Channel, rules: ListenerRules) -> Any:
+    def begin(self, mechanism: str, channel: Channel, rules: ListenerRules, may_try: Any) -> Any:
         token = mechanism == "XOAUTH2"
         return _Refusing("ann" if token else "bob", challenge=token)
+
+
+async def test_the_password_for_a_banned_account_is_not_looked_at() -> None:
+    """Or how long the refusal takes would tell a right one, of which no second check is made, from a wrong one."""
+    door = Door(limits=LimitSettings(logins=LoginLimits(failures=1, longest_delay=0)))
+    asked: list[str] = []
+
+    class Source:
+        name = "test"
+        has_accounts = True
+
+        async def check(self, user: str, password: str) -> Verdict | None:
+            asked.append(user)
+            return Granted(user) if password == "right" else Denied("wrong password", user)
+
+    logins = door.logins
+    logins._passwords = Passwords((Source(),))
+    login = Login(door.terms, "1")
+    rules = ListenerRules(require_tls=RequireTls.NO)
+    assert await login.begin("PLAIN", b"\0ann\0wrong", _CHANNEL, rules) == answers.AUTH_FAILED
+    assert asked == ["ann"]
+    elsewhere = Channel(ip_address("192.0.2.8"), FQDN)
+    for password in (b"right", b"wrong"):
+        refused = await login.begin("PLAIN", b"\0Ann\0" + password, elsewhere, rules)
+        assert isinstance(refused, Reply)
+        assert refused.code == 454
+        assert await login.begin("LOGIN", b"ann", elsewhere, rules) == Challenge(b"Password:")
+        assert await login.respond(password, elsewhere) == refused
+    assert asked == ["ann"]
+    assert await login.begin("PLAIN", b"\0bob\0right", elsewhere, rules) == Granted("bob")
 
 
 async def test_a_failure_that_was_cancelled_does_not_cover_the_next_one() -> None:

@@ -41,7 +41,12 @@ class Login:
         self._mechanism = mechanism
         # One that was broken off after it had failed leaves nothing behind.
         self._exchange = self._delay = None
-        begun = self._terms.logins.begin(mechanism, channel, rules)
+        guard, session, client = self._terms.guard, self._session, channel.client
+
+        def may_try(user: str) -> bool:
+            return guard.may_login(session, client, user) is None
+
+        begun = self._terms.logins.begin(mechanism, channel, rules, may_try)
         if isinstance(begun, Reply):
             return begun
         self._exchange = begun
@@ -64,8 +69,8 @@ class Login:
             step = Unavailable("time-out")
         verdict = step.denied if isinstance(step, Challenge) else step
         if isinstance(verdict, Granted | Denied):
-            # Some mechanisms name the account only together with the proof. Who is banned hears the same of a
-            # right password as of a wrong one.
+            # Some mechanisms name the account only together with the proof, and a ban may have come into force in
+            # the meantime. Who is banned hears the same of a right password as of a wrong one, and as fast.
             user = verdict.user or exchange.user
             banned = guard.may_login(self._session, client, user)
             if banned is not None:

@@ -63,6 +63,9 @@ def test_passwords_that_can() -> None:
     assert new_password(" two words ") == " two words "
     assert new_password("gro\u0308ße") == "größe" == given_password("gro\u0308ße")
     assert given_password("\U0001f600\ue000") == "\U0001f600\ue000"
+    # In full this would be 18 characters for each, and take the time of hundreds of messages.
+    assert given_password("\ufdfa" * 3000) == "\ufdfa" * 3000
+    assert given_password("u\u0308" * 256) == "ü" * 256
     assert len({generate_password() for _ in range(50)}) == 50
     assert new_password(generate_password())
 

@@ -6,7 +6,7 @@ Nothing a client sends is in a reason, but for the name it claims. What the octe
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mailroot.policy.auth.account_file import Account, account_key
 from mailroot.policy.auth.accounts import AccountFile
@@ -67,13 +67,20 @@ class Passwords:
         return Denied("no such account", user)
 
 
+def anybody(user: str) -> bool:
+    """May try."""
+    return True
+
+
 class PlainExchange:
     """PLAIN: one message with everything."""
 
-    __slots__ = ("_passwords", "user")
+    __slots__ = ("_may_try", "_passwords", "user")
 
-    def __init__(self, passwords: Passwords) -> None:
+    def __init__(self, passwords: Passwords, may_try: Callable[[str], bool] = anybody) -> None:
+        """`may_try` is asked with the name before the password is looked at."""
         self._passwords = passwords
+        self._may_try = may_try
         self.user = ""
 
     async def step(self, response: bytes | None) -> Step:
@@ -86,6 +93,8 @@ class PlainExchange:
         self.user = given.username[:_LONGEST_NAME]
         if not _is_same(given.authzid, given.username):
             return Denied("wants to act as another account", self.user)
+        if not self._may_try(self.user):
+            return Denied("may not try now", self.user)
         return await self._passwords.check(given.username, given.password)
 
 

@@ -9,7 +9,7 @@ smtplib, swaks, curl, .NET, Postfix and other clients of Cyrus SASL go by an ord
 What a mechanism needs that few configurations have is imported when there is such a setting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from mailroot.policy.auth.exchanges import (
     Passwords,
     PlainExchange,
     ScramExchange,
+    anybody,
 )
 from mailroot.policy.auth.settings import AuthenticationSettings
 from mailroot.policy.listeners import ListenerRules, LoginKind, RequireTls
@@ -84,8 +85,15 @@ class Logins:
         working = self._working(channel, rules)
         return tuple(name for name in working if _is_safe(name, channel, rules) and _is_usual(name, channel))
 
-    def begin(self, mechanism: str, channel: Channel, rules: ListenerRules) -> Exchange | Reply:
-        """A login by a mechanism, in upper case; or the refusal of one that does not work here."""
+    def begin(
+        self,
+        mechanism: str,
+        channel: Channel,
+        rules: ListenerRules,
+        may_try: Callable[[str], bool] = anybody,
+    ) -> Exchange | Reply:
+        """A login by a mechanism, in upper case; or the refusal of one that does not work here. `may_try` is asked
+        about a name that comes together with its password, before that is looked at."""
         working = self._working(channel, rules)
         if mechanism not in working:
             return AUTH_UNKNOWN
@@ -93,7 +101,7 @@ class Logins:
             return AUTH_NEEDS_TLS
         match mechanism:
             case "PLAIN":
-                return PlainExchange(self._passwords)
+                return PlainExchange(self._passwords, may_try)
             case "LOGIN":
                 return LoginExchange(self._passwords)
             case "SCRAM-SHA-256" | "SCRAM-SHA-256-PLUS":
