@@ -51,6 +51,34 @@ def send(
         typer.Option("--file", metavar="FILE.eml", help="Send this message, header and all, instead."),
     ] = None,
     server: Annotated[str, typer.Option("--server", metavar="NAME", help="The virtual server to hand in to.")] = "",
+    listener: Annotated[
+        str,
+        typer.Option(
+            "--listener",
+            metavar="ADDRESS:PORT",
+            help="The listener to hand in to, or :PORT alone. None: one that asks for the least, with --user one "
+            "that asks for a login.",
+        ),
+    ] = "",
+    user: Annotated[
+        str, typer.Option("--user", metavar="NAME", help="Log in to this account; the password is asked for.")
+    ] = "",
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password, one line, from standard input.")
+    ] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="By TLS, also where the listener does not ask for it.")
+    ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE.pem",
+            help="Trust certificates of this authority, as a client would that was given it, instead of the one "
+            "that the service says is its own.",
+        ),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Trust any certificate.")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Follow it for so long; 0: do not follow.")
     ] = 60.0,
@@ -59,9 +87,21 @@ def send(
 
     Exit code 0 only when every recipient's next hop took it (with --timeout 0: when it was accepted).
     """
+    from mailroot.cli.hand_in import Wish
+    from mailroot.cli.password import ask_password, password_line
     from mailroot.cli.send import send as hand_in
 
-    if not hand_in(service, sender, recipients, subject, body, file, server, timeout):
+    if password_stdin and not user:
+        raise typer.BadParameter("--password-stdin is for an account: --user NAME")
+    if ca is not None and insecure:
+        raise typer.BadParameter("one of --ca and --insecure, not both")
+
+    def password() -> str:
+        return password_line() if password_stdin else ask_password(user)
+
+    # A certificate is looked at where there is TLS.
+    wish = Wish(server, listener, tls or ca is not None or insecure, ca, insecure, user)
+    if not hand_in(service, sender, recipients, subject, body, file, wish, password, timeout):
         raise typer.Exit(1)
 
 

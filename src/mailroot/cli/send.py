@@ -2,12 +2,11 @@
 why not. It takes the real path: listener, relay restrictions, queue, route."""
 
 import re
-import smtplib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
 from email.utils import format_datetime, localtime, make_msgid
@@ -15,21 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mailroot.cli.client import Query, Service, segment
+from mailroot.cli.hand_in import Way, Wish, choose, hand_in
 from mailroot.cli.tables import Failure, ahead, complain, exact_time, plain, say, say_json
 
-_SMTP_SECONDS = 60.0
 _FIRST_POLL, _LONGEST_POLL = 0.05, 1.0
 Tell = Callable[[str], None]
-_MESSAGE_ID = re.compile(r"<[^<>\s]+>")
-
-
-@dataclass(frozen=True, slots=True)
-class _HandedIn:
-    """The server's answer to a message; `refused` are recipients that it did not take, with its reply."""
-
-    reply: str
-    message_id: str
-    refused: dict[str, str]
 
 
 def send(
@@ -39,18 +28,22 @@ def send(
     subject: str,
     body: str,
     file: Path | None,
-    server: str,
+    wish: Wish,
+    password: Callable[[], str],
     timeout: float,
 ) -> bool:
-    """Hand in, follow, tell. Whether every recipient got it. Raises Failure."""
+    """Hand in, follow, tell. Whether every recipient got it. `password` is asked where `wish` has a user. Raises
+    Failure."""
     octets, message_id = _read(file) if file else _compose(sender, recipients, subject, body)
-    name, address = _listener(service, server)
+    way = choose(service, wish)
+    if wish.user:
+        wish = replace(wish, password=password())
     tell = complain if service.json else say
-    tell(f"handing in to {address[0]}:{address[1]} (virtual server {name})")
+    tell(f"handing in to {way.address} ({_in_words(way, wish)})")
     started = time.time()
-    handed_in = _hand_in(address, sender, recipients, octets, message_id)
+    handed_in = hand_in(service, way, wish, sender, recipients, octets, message_id)
     with _accepted_all_the_same():
-        record = _find(service, name, handed_in.message_id, started)
+        record = _find(service, way.server, handed_in.message_id, started)
     known_as = f" as {record['id']}" if record else ""
     tell(f"accepted{known_as}: {plain(handed_in.reply)}")
     for recipient, reply in handed_in.refused.items():
@@ -75,6 +68,15 @@ def send(
             }
         )
     return result in ("delivered", "accepted")
+
+
+def _in_words(way: Way, wish: Wish) -> str:
+    words = [f"virtual server {way.server}"]
+    if way.secure:
+        words.append("TLS from the start" if way.listener["tls"] == "implicit" else "STARTTLS")
+    if wish.user:
+        words.append(f"as {plain(wish.user)}")
+    return ", ".join(words)
 
 
 @contextmanager
@@ -110,79 +112,6 @@ def _read(file: Path) -> tuple[bytes, str]:
         raise Failure(f"{file} cannot be read: {error.strerror or error}") from None
     # A line of a text file on this machine may end in a bare LF; a line of a message may not (RFC 5321 §2.3.8).
     return re.sub(rb"\r\n|\n|\r", b"\r\n", octets), ""
-
-
-def _listener(service: Service, server: str) -> tuple[str, tuple[str, int]]:
-    """The virtual server to hand in to and where it can be reached from here."""
-    servers = service.get("/v1/servers", {"server": server})["servers"]
-    open_now = [one for one in servers if one["listeners"]]
-    if not open_now:
-        states = ", ".join(f"{one['name']} is {one['state']}" for one in servers)
-        raise Failure(f"no virtual server listens: {states or 'there is none'}")
-    chosen = open_now[0]
-    listener = min(chosen["listeners"], key=lambda address: not address.startswith("127."))
-    host, _, port = listener.rpartition(":")
-    here = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "::1"}
-    return chosen["name"], (here.get(host, host.strip("[]")), int(port))
-
-
-def _hand_in(
-    address: tuple[str, int], sender: str, recipients: Sequence[str], octets: bytes, message_id: str
-) -> _HandedIn:
-    """The dialogue. Raises Failure with the command and the reply that ended it."""
-    try:
-        client = smtplib.SMTP(*address, local_hostname="localhost", timeout=_SMTP_SECONDS)
-        try:
-            return _talk(client, sender, recipients, octets, message_id)
-        finally:
-            with suppress(smtplib.SMTPException, OSError):
-                client.quit()
-    except smtplib.SMTPConnectError as error:
-        raise Failure(f"the connection was refused: {_reply(error.smtp_code, error.smtp_error)}") from None
-    except (smtplib.SMTPException, UnicodeEncodeError) as error:
-        raise Failure(f"the dialogue failed: {error}") from None
-    except OSError as error:
-        raise Failure(f"{address[0]}:{address[1]} cannot be reached: {error.strerror or error}") from None
-
-
-def _talk(
-    client: smtplib.SMTP, sender: str, recipients: Sequence[str], octets: bytes, message_id: str
-) -> _HandedIn:
-    client.ehlo_or_helo_if_needed()
-    options = [f"SIZE={len(octets)}"] if client.has_extn("size") else []
-    if not octets.isascii() and client.has_extn("8bitmime"):
-        options.append("BODY=8BITMIME")
-    if not all(map(str.isascii, (sender, *recipients))) and client.has_extn("smtputf8"):
-        client.command_encoding = "utf-8"
-        options.append("SMTPUTF8")
-    _expect(f"MAIL FROM:<{sender}>", *client.mail(sender, options))
-    refused = {}
-    for recipient in recipients:
-        code, text = client.rcpt(recipient)
-        if not 200 <= code < 300:
-            refused[recipient] = _reply(code, text)
-    if len(refused) == len(recipients):
-        lines = "\n".join(f"RCPT TO:<{recipient}> was answered: {reply}" for recipient, reply in refused.items())
-        raise Failure(f"{lines}\n`mailroot explain` says which rule decides")
-    try:
-        code, text = client.data(octets)
-    except smtplib.SMTPDataError as error:
-        code, text = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else b""
-    reply = _expect("DATA", code, text)
-    named = _MESSAGE_ID.search(reply)
-    return _HandedIn(reply, message_id or (named[0] if named else ""), refused)
-
-
-def _expect(command: str, code: int, text: bytes) -> str:
-    reply = _reply(code, text)
-    if not 200 <= code < 300:
-        raise Failure(f"{command} was answered: {plain(reply)}")
-    return reply
-
-
-def _reply(code: int, text: bytes | str) -> str:
-    words = text if isinstance(text, str) else text.decode("utf-8", "replace")
-    return f"{code} {words}".replace("\n", " ")
 
 
 def _find(service: Service, server: str, message_id: str, since: float) -> dict[str, Any] | None:

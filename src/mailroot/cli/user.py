@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from mailroot.cli.client import JsonOption
+from mailroot.cli.password import password_line
 from mailroot.cli.tables import (
     Column,
     Failure,
@@ -63,8 +64,6 @@ StdinOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password, one line, from standard input.")
 ]
 GenerateOption = Annotated[bool, typer.Option("--generate", help="Make a password and print it.")]
-
-_LONGEST_LINE = 4096
 
 
 @app.command()
@@ -271,7 +270,7 @@ def _password(from_stdin: bool, generate: bool) -> str:
 
         return generate_password()
     if from_stdin:
-        return _line()
+        return password_line()
     if not sys.stdin.isatty():
         raise Failure(
             "there is no terminal to ask for the password; --password-stdin reads it from standard input, "
@@ -286,14 +285,3 @@ def _password(from_stdin: bool, generate: bool) -> str:
     except EOFError:
         raise Failure("no password was given; nothing was changed") from None
     return password
-
-
-def _line() -> str:
-    octets = sys.stdin.buffer.readline(_LONGEST_LINE + 1)
-    if len(octets) > _LONGEST_LINE:
-        raise Failure("the line on standard input is too long for a password")
-    try:
-        # What Windows PowerShell sends to a program may begin with a byte order mark.
-        return octets.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise Failure("the password on standard input is not UTF-8") from None
