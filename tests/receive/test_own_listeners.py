@@ -117,6 +117,26 @@ async def test_an_unfinished_handshake_does_not_hold_up_the_end(tmp_path: Path) 
     assert len(door.published(SessionClosed)) == 1
 
 
+@pytest.mark.parametrize("tls", [TlsMode.IMPLICIT, TlsMode.STARTTLS])
+async def test_a_server_that_stops_does_not_wait_for_handshakes(tmp_path: Path, tls: TlsMode) -> None:
+    door = Door(tls=server_tls(tmp_path))
+    listeners = door.listeners(listeners=(replace(IMPLICIT, tls=tls),))
+    await listeners.open()
+    silent = Client(await connect("127.0.0.1", port_of(listeners, 1), 10.0))
+    if tls is TlsMode.STARTTLS:
+        assert (await silent.reply()).startswith(b"220 ")
+        assert (await silent.say(b"EHLO x\r\n")).startswith(b"250-")
+        assert (await silent.say(b"STARTTLS\r\n")).startswith(b"220 ")
+    while not len(door.sessions):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        await listeners.close(3600.0)
+    assert await silent.stream.read(10.0) == b""
+    silent.stream.abort()
+    (closed,) = door.published(SessionClosed)
+    assert closed.why == "server stopped"
+
+
 async def test_who_is_one_too_many_hears_nothing_in_the_clear(tmp_path: Path) -> None:
     door = Door(tls=server_tls(tmp_path))
     listeners = door.listeners(listeners=(IMPLICIT,), max_connections=1)

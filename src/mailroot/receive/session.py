@@ -102,6 +102,7 @@ class Session:
 
     __slots__ = (
         "_client",
+        "_encrypting",
         "_ending",
         "_errors",
         "_login",
@@ -152,6 +153,8 @@ class Session:
         self._why = ""
         self._ending = ""
         self._patient = False
+        # Whether a TLS handshake is under way
+        self._encrypting = False
 
     @property
     def info(self) -> SessionInfo:
@@ -177,10 +180,14 @@ class Session:
 
     def end(self, why: str, *, finish_message: bool = False) -> None:
         """Send a 421 and close, at once, or with `finish_message` after the message that is coming in. What is
-        being stored at this moment is acknowledged first in any case."""
+        being stored at this moment is acknowledged first in any case. A TLS handshake is cut: there are no words to
+        be said in it, and who began it may never end it."""
         self._ending = why
         self._patient = finish_message
-        self._stream.interrupt()
+        if self._encrypting:
+            self._stream.abort()
+        else:
+            self._stream.interrupt()
 
     def cut(self) -> None:
         """Close without a word."""
@@ -342,8 +349,11 @@ class Session:
 
     async def _encrypt(self) -> bool:
         self._login.cancel()
-        if not await self._client.encrypt(self._stream):
-            self._why = "TLS handshake failed"
+        self._encrypting = True
+        secured = await self._client.encrypt(self._stream)
+        self._encrypting = False
+        if not secured:
+            self._why = self._ending or "TLS handshake failed"
             return False
         if self._client.visit.user:
             self._pace.proven()
