@@ -30,11 +30,13 @@ from mailroot.events import (
 from mailroot.net.tls import CertificateFile
 from mailroot.operations import Conflict, OperationError, ServerState
 from mailroot.policy.access import AccessSettings, Mode, RelayList
+from mailroot.policy.auth.settings import AuthenticationSettings, ClientCertificate
 from mailroot.policy.limits import MessageSettings
 from mailroot.queue.base import Search, State
 from mailroot.receive.listeners import GeneralSettings
 from mailroot.receive.pickup import Pickup
 from mailroot.virtual_server import VirtualServer
+from rig.authority import issue
 from rig.door import another_certificate_pem, certificate_pem, client_tls
 from rig.mail import BODIES, arrived, message
 from rig.next_hop import SILENT, NextHop
@@ -536,6 +538,39 @@ async def test_a_renewed_certificate_is_taken_by_a_change(rig: Rig, tmp_path: Pa
         await rig.server.prepare(rig.general(certificates=(CertificateFile(file),)))
     with pytest.raises(ssl.SSLCertVerificationError):
         await asyncio.to_thread(starttls)
+
+
+async def test_the_authority_of_client_certificates_is_read_again_by_a_change(rig: Rig, tmp_path: Path) -> None:
+    first, second = issue("first", authority=True), issue("second", authority=True)
+    server, authority = tmp_path / "server.pem", tmp_path / "clients-ca.pem"
+    server.write_bytes(certificate_pem())
+    authority.write_bytes(first.pem)
+    rig.settings = replace(
+        rig.general(certificates=(CertificateFile(server),)),
+        access=AccessSettings(
+            authentication=AuthenticationSettings(
+                client_ca=authority, client_certificates=(ClientCertificate("printer7", name="printer7.example"),)
+            )
+        ),
+    )
+    await rig.make().start()
+    context = client_tls()
+    context.load_cert_chain(*issue("printer7.example", by=second).files(tmp_path, "printer7"))
+
+    def hello() -> str:
+        with smtplib.SMTP("127.0.0.1", rig.port, timeout=30) as client:
+            client.starttls(context=context)
+            return client.ehlo()[1].decode()
+
+    with pytest.raises((OSError, smtplib.SMTPServerDisconnected)):
+        await asyncio.to_thread(hello)
+    authority.write_bytes(second.pem)
+    await (await rig.server.prepare(rig.settings)).apply()
+    assert "AUTH EXTERNAL" in await asyncio.to_thread(hello)
+    authority.write_bytes(b"half a file")
+    with pytest.raises(OperationError, match=r"clients-ca\.pem"):
+        await rig.server.prepare(rig.settings)
+    assert "AUTH EXTERNAL" in await asyncio.to_thread(hello)
 
 
 # In the background

@@ -13,6 +13,7 @@ from mailroot.net.certificates import Certificates, Refused
 from mailroot.net.tls import CertificateError
 from mailroot.plan import Plan
 from mailroot.policy.auth.logins import Logins
+from mailroot.policy.auth.settings import AuthenticationSettings
 from mailroot.policy.disk import DiskWatch
 from mailroot.policy.guard import Guard
 from mailroot.policy.limits import Quota
@@ -65,7 +66,7 @@ class FrontDoor:
         wanted, general = plan.settings.access.authentication, plan.settings.general
         same = old is not None and old.plan.settings.access.authentication == wanted and old.plan.fqdn == plan.fqdn
         # What could not be used, a keytab perhaps, may have been put right.
-        if old is not None and same and not old.logins.problems:
+        if old is not None and same and not old.logins.problems and not _reads_once(wanted):
             logins = old.logins
             if old.plan.settings.general.certificates == general.certificates and old.certificates is not None:
                 for result in old.certificates.refresh():
@@ -144,6 +145,13 @@ class FrontDoor:
         proofs, self._proofs = self._proofs, None
         if proofs is not None:
             await proofs.logins.close()
+
+
+def _reads_once(settings: AuthenticationSettings) -> bool:
+    """Whether logins go by files that are read when they are made and not looked at again: authorities, and client
+    certificates. A reload is how an administrator says that these have changed."""
+    others = (settings.ldap, settings.oauth)
+    return bool(settings.client_certificates) or any(other is not None and other.ca is not None for other in others)
 
 
 def _is_daily(quota: Quota | None) -> bool:
