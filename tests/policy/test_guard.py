@@ -438,8 +438,8 @@ def test_memory_stays_bounded_whatever_strangers_say() -> None:
 
     for number in range(50_000):
         client = ip_address((0x2001_0DB8 << 96) + (number << 64) + number)
-        house.guard.login_failed("s", client, "x" * 5000 + str(number), "PLAIN", "wrong")
-        house.guard.login_failed("s", client, "x" * 5000 + str(number), "PLAIN", "wrong")
+        house.guard.login_failed("s", client, str(number) + "x" * 5000, "PLAIN", "wrong")
+        house.guard.login_failed("s", client, str(number) + "x" * 5000, "PLAIN", "wrong")
         house.guard.login_succeeded("s", client, f"user{number}", "PLAIN")
         house.guard.take_message("s", Visit(client, "", user=f"user{number}"), FREE)
         house.guard.arrive(client, may_relay=False)

@@ -31,6 +31,9 @@ from mailroot.units import DAY, MINUTE
 _LONGEST_NAME = 128
 """Characters of an account's name that are kept; two longer ones are told apart by a digest."""
 
+_LONGEST_COMPARED = 512
+"""Characters that are looked at: no account has a longer name, and comparing has its price."""
+
 _TRUST = 31 * DAY
 """A login that succeeded keeps an account's ban away from its address for this long: a month's end comes round."""
 
@@ -358,6 +361,7 @@ def shown_network(key: int) -> str:
 def bounded_name(user: str) -> str:
     """An account's name as it is counted by, of a bounded length. It is compared as the accounts file does it, or
     some writings of a name would be banned together only where there is such an account."""
+    user = user[:_LONGEST_COMPARED]
     name = user.lower() if user.isascii() else account_key(user)
     if len(name) <= _LONGEST_NAME:
         return name

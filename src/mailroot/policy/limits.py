@@ -41,7 +41,9 @@ class MessageSettings:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """How many messages and recipients in a time; 0: no limit. What is over it gets a 4xx and comes later."""
+    """How many messages and recipients in a time; 0: no limit. What is over it gets a 4xx and comes later.
+
+    Counted are messages begun (MAIL) and recipients accepted, in steps of 5 seconds, or 15 minutes for a day."""
 
     messages_per_minute: Annotated[int, Range(least=0), Doc("Messages in a minute; 0: no limit.")] = 0
     recipients_per_minute: Annotated[int, Range(least=0), Doc("Recipients in a minute; 0: no limit.")] = 0
@@ -73,8 +75,8 @@ class LimitSettings:
     exempt: Annotated[
         tuple[str, ...],
         Doc(
-            "Clients that are not counted by address or network: `sessions_per_address`, quotas of addresses and "
-            "networks, delays and bans of addresses. What counts for accounts holds for them too."
+            "Addresses and networks that are not counted as such: `sessions_per_address`, the quotas `address` and "
+            "`network`, delays and bans of addresses. What counts for accounts holds for them too."
         ),
     ] = ("127.0.0.1", "::1")
     sessions_per_address: Annotated[
@@ -84,7 +86,7 @@ class LimitSettings:
         int, Range(least=10), Doc("Commands without a message accepted, before the session is closed with a 421.")
     ] = 1000
     refused_recipients: Annotated[
-        int, Range(least=1), Doc("Recipients refused in one session before it is closed with a 421.")
+        int, Range(least=1), Doc("Recipients refused for good in one session before it is closed with a 421.")
     ] = 50
     octets_before_login: Annotated[
         Size,

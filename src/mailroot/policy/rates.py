@@ -70,7 +70,7 @@ class Window:
     def __init__(self, period: Period, now: float) -> None:
         self._period = period
         # One more than the period has, since the newest step is not over yet.
-        self._counts = array("Q", bytes(8 * (period.steps + 1)))
+        self._counts = array("I", bytes(4 * (period.steps + 1)))
         self._newest = int(now // period.step)
         self.total = 0
         self.said = float("-inf")
