@@ -3,21 +3,7 @@
 A profile of stringprep (RFC 3454), which is tied to Unicode 3.2: newer characters are unassigned in it.
 """
 
-import stringprep
-from unicodedata import ucd_3_2_0
-
-_PROHIBITED = (
-    stringprep.in_table_c12,
-    stringprep.in_table_c21_c22,
-    stringprep.in_table_c3,
-    stringprep.in_table_c4,
-    stringprep.in_table_c5,
-    stringprep.in_table_c6,
-    stringprep.in_table_c7,
-    stringprep.in_table_c8,
-    stringprep.in_table_c9,
-)
-
+_PROHIBITED = ("c12", "c21_c22", "c3", "c4", "c5", "c6", "c7", "c8", "c9")
 
 _LONGEST = 1024
 """Characters. No name or password that is kept is nearly as long, and a stranger must not make us look at each of
@@ -34,12 +20,17 @@ def saslprep(text: str, *, stored: bool = False) -> str:
         if text.isprintable():
             return text
         raise ValueError("control characters")
+    # Not wanted for what nearly all of the world uses in passwords.
+    import stringprep
+    from unicodedata import ucd_3_2_0
+
     if len(text) > _LONGEST:
         raise ValueError("too long")
     mapped = "".join(" " if stringprep.in_table_c12(c) else c for c in text if not stringprep.in_table_b1(c))
     prepared = ucd_3_2_0.normalize("NFKC", mapped)
+    prohibitions = [getattr(stringprep, f"in_table_{table}") for table in _PROHIBITED]
     for character in prepared:
-        if any(prohibited(character) for prohibited in _PROHIBITED):
+        if any(prohibited(character) for prohibited in prohibitions):
             raise ValueError(_naming("not allowed", character, stored))
         if stored and stringprep.in_table_a1(character):
             raise ValueError(_naming("too new for SASLprep", character, stored))
