@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from mailroot.clock import Clock
 from mailroot.events import Bus, InternalError, MessagesChanged
 from mailroot.operations.bans import BanStatus, bans_of, lift_ban, lift_bans
 from mailroot.operations.certificates import CertificateStatus, certificates_of
-from mailroot.operations.explanation import Explanation, Question, explain
 from mailroot.operations.listeners import listeners_of
 from mailroot.operations.servers import Invalid, NotFound, OperationError, Reload, Unavailable, VirtualServer
 from mailroot.operations.values import (
@@ -41,6 +40,9 @@ from mailroot.queue.base import (
     format_id,
     parse_id,
 )
+
+if TYPE_CHECKING:
+    from mailroot.operations.explanation import Explanation, Question
 
 MOST = 500
 """The largest page of a listing, and the largest batch of a verb."""
@@ -235,11 +237,14 @@ class Operations:
             next=format_id(batch[-1][1].id) if len(found) > limit else None,
         )
 
-    async def explain(self, question: Question, name: str = "") -> Explanation:
+    async def explain(self, question: "Question", name: str = "") -> "Explanation":
         """What would become of a message: every decision, with the rule that makes it. Raises NotFound, Invalid."""
         servers = self._named([name] if name else [])
         if len(servers) != 1:
             raise Invalid(f"there are several virtual servers; say which: {', '.join(self._servers)}")
+        # A service that is never asked does not need it.
+        from mailroot.operations.explanation import explain
+
         return await explain(servers[0], question)
 
     def report_fault(self, where: str, error: Exception) -> None:

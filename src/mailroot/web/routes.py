@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from mailroot import __version__
 from mailroot.operations import Invalid, NotFound, OperationError, Operations, as_json
-from mailroot.operations.explanation import Question
 from mailroot.operations.operator import MOST, Action, Export
 from mailroot.queue.base import QueueError, Search, State, parse_id
 
@@ -138,6 +137,8 @@ class Api:
     async def explain(self, request: Request) -> Response:
         asked = {"server", "from", "to", "client", "helo", "size", "tls", "user", "listener", "from_header"}
         parameters = _parameters(request, asked)
+        from mailroot.operations.explanation import Question
+
         question = Question(
             sender=_one(parameters, "from"),
             recipient=_one(parameters, "to"),
