@@ -1,5 +1,6 @@
 """A session's logins and what the guard hears of them."""
 
+import asyncio
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from mailroot.events import LoginFailed
 from mailroot.mail.reply import Reply
-from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Step, Verdict
+from mailroot.policy.auth.base import Challenge, Channel, Denied, Granted, Step, Unavailable, Verdict
 from mailroot.policy.auth.exchanges import Passwords
 from mailroot.policy.limits import LimitSettings, LoginLimits
 from mailroot.policy.listeners import ListenerRules, RequireTls
@@ -70,6 +71,29 @@ async def test_the_password_for_a_banned_account_is_not_looked_at() -> None:
         assert await login.respond(password, elsewhere) == refused
     assert asked == ["ann"]
     assert await login.begin("PLAIN", b"\0bob\0right", elsewhere, rules) == Granted("bob")
+
+
+async def test_a_login_that_cannot_be_checked_is_not_asked_for_again_at_once() -> None:
+    class Exchange:
+        user = "ann"
+
+        async def step(self, response: bytes | None) -> Step:
+            return Unavailable("too many logins at once")
+
+    class Logins:
+        def begin(self, *_: Any) -> Any:
+            return Exchange()
+
+    for limits, waits in ((LimitSettings(), True), (LimitSettings(logins=LoginLimits(longest_delay=0)), False)):
+        door = Door(limits=limits)
+        login = Login(replace(door.terms, logins=Logins()), "1")
+        answer = asyncio.ensure_future(login.begin("PLAIN", b"", _CHANNEL, ListenerRules()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert answer.done() is not waits
+        door.clock.turn(2.0)
+        assert await answer == answers.AUTH_UNAVAILABLE
+        assert not door.published(LoginFailed)
 
 
 async def test_a_failure_that_was_cancelled_does_not_cover_the_next_one() -> None:

@@ -14,6 +14,9 @@ from mailroot.policy.listeners import ListenerRules
 from mailroot.receive.terms import Terms
 from mailroot.smtp import answers
 
+_PAUSE = 2.0
+"""Seconds that a login waits for the answer that it cannot be decided now, but no longer than a refusal may."""
+
 
 class Login:
     """The logins of one session; one AUTH after the other."""
@@ -97,6 +100,10 @@ class Login:
                 terms.bus.publish(
                     LoginUnavailable(terms.server, self._session, str(client), self._mechanism, reason)
                 )
+                # Counted as nobody's failure, so nothing else would keep a client that asks again at once from
+                # asking for all of our time.
+                if pause := min(_PAUSE, terms.limits.logins.longest_delay):
+                    await terms.clock.sleep(pause)
                 return answers.AUTH_UNAVAILABLE
             case _:
                 assert_never(step)
