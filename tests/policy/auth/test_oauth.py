@@ -555,7 +555,7 @@ class TestIntrospection:
         assert isinstance(await rig.login("opaque-token"), Unavailable)
 
     async def test_one_that_keeps_silent_is_given_up(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mailroot.policy.auth.endpoints._TIMEOUT", 0.05)
+        monkeypatch.setattr("mailroot.net.https._TIMEOUT", 0.05)
         rig.introspect(None)
         verdict = await rig.login("opaque-token")
         assert isinstance(verdict, Unavailable)

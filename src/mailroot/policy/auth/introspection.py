@@ -9,9 +9,9 @@ from collections import OrderedDict
 from urllib.parse import quote_plus
 
 from mailroot.clock import Clock
+from mailroot.net.https import EndpointError, Endpoints
 from mailroot.policy.auth.base import Denied, Granted, Unavailable, Verdict
 from mailroot.policy.auth.claims import Wanted, expiry, judge
-from mailroot.policy.auth.endpoints import EndpointError, Endpoints
 from mailroot.units import MINUTE
 
 _REMEMBERED_FOR = MINUTE

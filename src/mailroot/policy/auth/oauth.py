@@ -131,7 +131,7 @@ class TokenExchange:
 def _token_check(settings: OAuthSettings, clock: Clock) -> TokenCheck:
     _check_settings(settings)
     # Here and not above: who has no logins with tokens does not pay for them.
-    from mailroot.policy.auth.endpoints import Endpoints, check_address
+    from mailroot.net.https import Endpoints, check_address
 
     for name in ("issuer", "jwks", "introspection"):
         if address := getattr(settings, name):

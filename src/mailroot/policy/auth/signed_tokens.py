@@ -14,9 +14,9 @@ from urllib.parse import urlsplit, urlunsplit
 import jwt
 
 from mailroot.clock import Clock
+from mailroot.net.https import EndpointError, Endpoints, check_address
 from mailroot.policy.auth.base import Denied, Unavailable, Verdict
 from mailroot.policy.auth.claims import Wanted, judge
-from mailroot.policy.auth.endpoints import EndpointError, Endpoints, check_address
 from mailroot.units import DAY, HOUR
 
 ALGORITHMS = (

@@ -1,6 +1,7 @@
-"""The addresses of an OAuth2 issuer, asked over HTTP with bounds: time, size, certificates, no redirects.
+"""Addresses on the web that are asked for a little JSON, with bounds: time, size, certificates, no redirects.
 
-Imported only where logins with tokens are configured. An error's text names the address, never what was sent.
+Issuers of tokens are asked so, by who checks tokens and by who needs some. What answers mean is not known here.
+Imported only where tokens are configured. An error's text names the address, never what was sent.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +27,25 @@ class EndpointError(Exception):
     def __init__(self, text: str, status: int = 0) -> None:
         super().__init__(text)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, whatever it says. `retry_after` and `challenge` are the fields Retry-After and WWW-Authenticate as
+    they came, "" without; `body` is no longer than 64 KiB."""
+
+    status: int
+    body: bytes = field(repr=False)
+    retry_after: str = ""
+    challenge: str = field(default="", repr=False)
+
+    def json(self) -> dict[str, Any] | None:
+        """The JSON object it is, None where it is anything else."""
+        try:
+            said = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return said if isinstance(said, dict) else None
 
 
 def check_address(setting: str, address: str) -> None:
@@ -62,12 +83,31 @@ class Endpoints:
 
     async def get(self, address: str) -> dict[str, Any]:
         """The JSON object at `address`. Raises EndpointError."""
-        return await self._ask("GET", address)
+        return _object(address, await self.ask("GET", address))
 
     async def post(self, address: str, form: Mapping[str, str], login: tuple[str, str]) -> dict[str, Any]:
         """The JSON object that a form is answered with; `login` is name and password for Basic authentication.
         Raises EndpointError."""
-        return await self._ask("POST", address, data=form, auth=login)
+        return _object(address, await self.ask("POST", address, form=form, login=login))
+
+    async def ask(
+        self,
+        method: str,
+        address: str,
+        *,
+        form: Mapping[str, str] | None = None,
+        login: tuple[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The answer, also where it is a refusal or redirects. Raises EndpointError where there is none, or none
+        that may be read: its `status` tells which."""
+        body = {name: value for name, value in (("data", form), ("auth", login)) if value is not None}
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return await self._read(method, address, body, headers or {})
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            # TimeoutError is an OSError. Without the cause: a chain of exceptions would show the request.
+            raise EndpointError(f"{address}: {_words(error)}") from None
 
     async def close(self) -> None:
         safe, clear, self._safe, self._clear = self._safe, self._clear, None, None
@@ -75,35 +115,25 @@ class Endpoints:
             if client is not None:
                 await client.aclose()
 
-    async def _ask(self, method: str, address: str, **body: Any) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                octets = await self._read(method, address, body)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            # TimeoutError is an OSError. Without the cause: a chain of exceptions would show the request.
-            raise EndpointError(f"{address}: {_words(error)}") from None
-        try:
-            answer = json.loads(octets)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise EndpointError(f"{address}: the answer is not a JSON object")
-        return answer
-
-    async def _read(self, method: str, address: str, body: Mapping[str, Any]) -> bytes:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        request = self._client(address).stream(method, address, headers=headers, **body)
-        async with request as response:
-            if response.status_code != 200:
-                raise EndpointError(f"{address}: the answer is {response.status_code}", response.status_code)
+    async def _read(self, method: str, address: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
+        fields = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
+        async with self._client(address).stream(method, address, headers=fields, **body) as response:
+            status = response.status_code
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise EndpointError(f"{address}: the answer is compressed, which was not asked for")
+                raise EndpointError(f"{address}: the answer is compressed, which was not asked for", status)
             octets = bytearray()
             async for block in response.aiter_raw():
                 octets += block
                 if len(octets) > _LARGEST_ANSWER:
-                    raise EndpointError(f"{address}: the answer is longer than {_LARGEST_ANSWER // 1024} KiB")
-            return bytes(octets)
+                    raise EndpointError(
+                        f"{address}: the answer is longer than {_LARGEST_ANSWER // 1024} KiB", status
+                    )
+            return Answer(
+                status,
+                bytes(octets),
+                response.headers.get("Retry-After", ""),
+                response.headers.get("WWW-Authenticate", ""),
+            )
 
     def _client(self, address: str) -> httpx.AsyncClient:
         # What goes in the clear must not leave this computer by way of a proxy.
@@ -123,6 +153,15 @@ class Endpoints:
             timeout=httpx.Timeout(_TIMEOUT, connect=_CONNECT_TIMEOUT),
             limits=httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=2),
         )
+
+
+def _object(address: str, answer: Answer) -> dict[str, Any]:
+    if answer.status != 200:
+        raise EndpointError(f"{address}: the answer is {answer.status}", answer.status)
+    said = answer.json()
+    if said is None:
+        raise EndpointError(f"{address}: the answer is not a JSON object")
+    return said
 
 
 def _words(error: Exception) -> str:
