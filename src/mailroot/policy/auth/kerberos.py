@@ -109,22 +109,24 @@ class KerberosContext:
 
     def _wrap(self, octets: bytes) -> bytes:
         try:
-            return raw.wrap(self._context, octets, False).message
+            wrapped: bytes = raw.wrap(self._context, octets, False).message
         except GSSError as error:
             raise LoginRefused(_explain(error)) from None
+        return wrapped
 
     def _unwrap(self, token: bytes) -> bytes:
         try:
-            return raw.unwrap(self._context, token).message
+            octets: bytes = raw.unwrap(self._context, token).message
         except GSSError:
             raise LoginRefused("a signature that is not the client's") from None
+        return octets
 
 
 def _principal(result: AcceptSecContextResult) -> str:
     if result.mech != _KERBEROS:
         raise LoginRefused("a mechanism other than Kerberos")
     try:
-        name = raw.display_name(result.initiator_name, False).name.decode().rstrip("\0")
+        name: str = raw.display_name(result.initiator_name, False).name.decode().rstrip("\0")
     except UnicodeDecodeError:
         raise SaslError("a principal that is not UTF-8") from None
     if result.flags & gssapi.RequirementFlag.anonymity or name.startswith(_ANONYMOUS):
