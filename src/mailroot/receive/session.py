@@ -72,7 +72,6 @@ _SESSION_FULL = Reply(421, "4.3.4", "Session size exceeds fixed maximum session 
 _SESSION_TOO_SMALL = Reply(552, "5.3.4", "Message size exceeds fixed maximum session size")
 _INTERNAL_ERROR = Reply(451, "4.3.0", "Requested action aborted: error in processing")
 
-_LOOKUP_TIMEOUT = 5.0
 _CLOSE_TIMEOUT = 10.0
 _TURN = 16
 """Events after which a session that never has to wait lets others have their turn. Few, since hundreds of clients
