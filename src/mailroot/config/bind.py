@@ -20,6 +20,25 @@ T = TypeVar("T")
 
 _LONGEST_SECRET = 64 * 1024
 _BAD: Any = object()
+_OTHER_WORDS = {
+    "plain": "basic",
+    "login": "basic",
+    "scram-sha-256": "scram",
+    "ntlm": "integrated",
+    "gssapi": "integrated",
+    "kerberos": "integrated",
+    "negotiate": "integrated",
+    "xoauth2": "oauth",
+    "oauthbearer": "oauth",
+    "external": "certificate",
+    "ssl": "implicit",
+    "smtps": "implicit",
+    "none": "off",
+    "optional": "starttls",
+}
+"""What the choices are called by protocols and other products."""
+_OTHER_KEYS = {"clients": "networks", "users": "accounts", "user": "accounts", "certificate": "certificates"}
+"""And what keys are."""
 """In place of a value that could not be read; it has been told."""
 
 # RFC 4616 §2: it separates the parts of a login.
@@ -115,10 +134,10 @@ class Binder:
             if isinstance(value, bool) or not isinstance(value, int):
                 return self._bad(node, f"must be a whole number, not {shown(value)}")
             return self._bounded(setting, node, value, str)
-        if not isinstance(value, str):
-            return self._bad(node, f"must be text in quotes, not {shown(value)}")
         if issubclass(setting.kind, StrEnum):
             return self._choice(setting.kind, node)
+        if not isinstance(value, str):
+            return self._bad(node, f"must be text in quotes, not {shown(value)}")
         if setting.kind is Path:
             return self._path(node)
         if not value.isprintable():
@@ -131,10 +150,15 @@ class Binder:
 
     def _choice(self, kind: type[StrEnum], node: Node) -> Any:
         by_name = {choice.value: choice for choice in kind}
+        choices = ", ".join(map(shown, by_name))
+        if not isinstance(node.value, str):
+            number = shown(node.value) if isinstance(node.value, int | float) else ""
+            right = f"{shown(number)}, in quotes" if number in by_name else f"one of {choices}"
+            return self._bad(node, f"must be text, not {shown(node.value)}; right would be {right}")
         if node.value in by_name:
             return by_name[node.value]
-        choices = ", ".join(map(shown, by_name))
-        likely = nearest(node.value, by_name)
+        other = _OTHER_WORDS.get(node.value.lower())
+        likely = other if other in by_name else nearest(node.value, by_name)
         right = f"right would be {shown(likely)} (of {choices})" if likely else f"right would be one of {choices}"
         return self._bad(node, f"{shown(node.value)} is none of the choices; {right}")
 
@@ -255,7 +279,8 @@ class KeyIndex:
 
     def advice(self, key: str, node: Node, known: list[str]) -> str:
         """What would be right instead of an unknown key."""
-        likely = nearest(key, known)
+        other = _OTHER_KEYS.get(key)
+        likely = other if other in known else nearest(key, known)
         if likely:
             return f"right would be {likely}, perhaps"
         places = self._places.get(key) or self._places.get(nearest(key, self._places, 0.9) or "")

@@ -238,10 +238,16 @@ class _Authentication:
         if rules.require_login or not self._settings.anonymous:
             reason = "" if rules.require_login else " (anonymous = false)"
             if not working:
+                settings = self._settings
+                right = (
+                    "an account (`mailroot user add NAME`), or another kind of login, and a certificate for TLS"
+                    if settings.basic or settings.scram
+                    else "basic = true, or another kind of login, in [access.authentication]"
+                )
                 findings.warn(
                     where,
-                    f"{place.text!r} wants a login{reason}, and there is none that could work: right would be an "
-                    "account (`mailroot user add NAME`), or another kind of login, and a certificate for TLS",
+                    f"{place.text!r} wants a login{reason}, and there is none that could work: right would be "
+                    f"{right}",
                 )
             elif place.is_reachable and working <= _only_from_here(rules, bool(self._general.certificates)):
                 findings.warn(

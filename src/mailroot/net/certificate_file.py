@@ -85,9 +85,8 @@ def read_certificate(file: CertificateFile) -> Certificate:
     if not chain:
         raise CertificateError(f"{file.file}: there is no certificate in it")
     if key is None:
-        raise CertificateError(
-            f"{file.file}: there is no private key in it; right would be a file with both, or the key's as `key`"
-        )
+        right = "the key's file" if file.key is not None else "a file with both, or the key's as `key`"
+        raise CertificateError(f"{file.key or file.file}: there is no private key in it; right would be {right}")
     kind = _kind(file.key or file.file, key)
     own = [certificate for certificate in chain if certificate.public_key() == key.public_key()]
     if not own:
