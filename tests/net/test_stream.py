@@ -218,3 +218,19 @@ async def test_a_silent_peer_cannot_hold_the_handshake(
     async with pair() as (_, served):
         with pytest.raises((TimeoutError, ConnectionError)):
             await served.start_tls(contexts[1], 0.05, server_side=True)
+
+
+@pytest.mark.parametrize("who", ["we", "they"])
+async def test_a_connection_cut_during_its_handshake_is_not_secured_and_closed_at_once(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], who: str
+) -> None:
+    async with pair() as (client, served):
+        securing = asyncio.ensure_future(served.start_tls(contexts[1], 60, server_side=True))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (served if who == "we" else client).abort()
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await securing
+        assert not served.is_open
+        async with asyncio.timeout(30):
+            await served.close(3600)

@@ -217,17 +217,25 @@ class Stream(asyncio.Protocol):
             self.abort()
             raise EarlyData("the other side sent data in the clear after STARTTLS")
         # loop.start_tls may never return on a connection that is lost already, hence our own time-out as well.
-        async with asyncio.timeout(timeout):
-            secured = await self._loop.start_tls(
-                transport,
-                self,
-                context,
-                server_side=server_side,
-                server_hostname=server_hostname,
-                ssl_handshake_timeout=timeout,
-            )
-        if secured is None:
-            raise StreamClosed("connection closed during the TLS handshake")
+        try:
+            async with asyncio.timeout(timeout):
+                secured = await self._loop.start_tls(
+                    transport,
+                    self,
+                    context,
+                    server_side=server_side,
+                    server_hostname=server_hostname,
+                    ssl_handshake_timeout=timeout,
+                )
+            # A connection that was lost meanwhile is no error to the loops, and uvloop's even returns a transport.
+            if secured is None or transport.is_closing():
+                raise StreamClosed("connection closed during the TLS handshake")
+        except BaseException:
+            # The loop tells a stream of the end of its connection only once the handshake was done.
+            transport.abort()
+            self._transport = None
+            self._closed = True
+            raise
         self._transport = secured
         self._reading = True
 
