@@ -465,8 +465,6 @@ def test_every_route_is_documented() -> None:
 
 def test_the_command_line_of_uvicorn_is_not_loaded() -> None:
     """It would be a twentieth of an idle service's memory."""
-    code = (
-        "import sys, mailroot.web.app; print({'click', 'multiprocessing'} & {*sys.modules})"
-    )
+    code = "import sys, mailroot.web.app; print({'click', 'multiprocessing'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "set()"
