@@ -213,7 +213,7 @@ async def test_the_name_is_looked_up_where_somebody_wants_it() -> None:
 
 
 async def test_a_look_up_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailroot.receive.session._LOOKUP_TIMEOUT", 0.01)
+    monkeypatch.setattr("mailroot.receive.client._LOOKUP_TIMEOUT", 0.01)
 
     async def lookup(address: str) -> str | None:
         await asyncio.Event().wait()
