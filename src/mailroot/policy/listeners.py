@@ -84,7 +84,11 @@ class ListenerSettings:
     ] = False
     logins: Annotated[
         tuple[LoginKind, ...] | None,
-        Doc("The kinds of login offered here. Not set: all there are.", example='["basic", "scram"]'),
+        Doc(
+            "The kinds of login offered here: 'basic' (LOGIN and PLAIN), 'scram', 'integrated' (Kerberos and NTLM), "
+            "'oauth', 'certificate'. Not set: all there are.",
+            example='["basic", "scram"]',
+        ),
     ] = None
     proxy_protocol: Annotated[
         bool, Doc("Connections begin with a PROXY header (version 1 or 2) of one of `access.proxies`.")
