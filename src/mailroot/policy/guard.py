@@ -143,7 +143,10 @@ class Guard:
         """Asked before a password is looked at, as soon as the name is known, and with "" before that."""
         now = self._clock.steady()
         key = address_key(client)
-        if self._addresses.ban(key, now) is not None and self._exempt.find(client) is None:
+        if self._exempt.find(client) is not None:
+            # Not by bans of accounts either, which strangers can bring about: programs here go on.
+            return None
+        if self._addresses.ban(key, now) is not None:
             return _banned(shown_address(key))
         if user:
             account = bounded_name(user)

@@ -76,7 +76,7 @@ class LimitSettings:
         tuple[str, ...],
         Doc(
             "Addresses and networks that are not counted as such: `sessions_per_address`, the quotas `address` and "
-            "`network`, delays and bans of addresses. What counts for accounts holds for them too."
+            "`network`. No ban keeps them from logging in; the growing delay and quotas of accounts hold for them."
         ),
     ] = ("127.0.0.1", "::1")
     sessions_per_address: Annotated[
