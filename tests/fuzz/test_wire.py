@@ -157,6 +157,7 @@ def fuzzed(tmp_path: Path) -> Iterator[Fuzzed]:
         yield Fuzzed(relay, sink, {"applications": relay.port, **doors})
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_whatever_clients_do(fuzzed: Fuzzed) -> None:
     if (number := os.environ.get("FUZZ_SESSION")) is not None:
         _play_one(fuzzed, int(number))
@@ -174,7 +175,8 @@ def test_whatever_clients_do(fuzzed: Fuzzed) -> None:
     print(
         f"{number} sessions, {dict(seen)}; PSS {warm / MIB:.1f} MiB after warming up, {used / MIB:.1f} at the end"
     )
-    assert used - warm < 30 * MIB
+    # What is kept on purpose (pages of the database, counts of clients) is full after some 30,000 sessions.
+    assert used - warm < 60 * MIB
     # A fuzzer whose sessions all stumble at the first step would find nothing.
     assert seen["acknowledged"] > number / 10
     assert min(seen[what] for what in ("TLS", "logged in", "login refused", "introduced")) > number / 200
