@@ -261,6 +261,13 @@ async def test_a_message_tells_its_story(house: House) -> None:
     ]
     assert told[2:] == [("failed", ("c@example.net",), "550 5.1.1 Unknown user")]
     assert [recipient.fate for recipient in detail.recipients] == ["delivered", "failed"]
+    # What the replies mean, and what to do.
+    assert [bool(line.meaning) for line in detail.story] == [line.outcome != "delivered" for line in detail.story]
+    delivered, failed = detail.recipients
+    assert (delivered.meaning, delivered.advice) == ("", "")
+    assert (failed.meaning, failed.advice) == ("The address does not exist there.", "Check its spelling.")
+    assert (detail.meaning, detail.advice) == (failed.meaning, failed.advice)
+    assert detail.fault == "recipient" and detail.fault_in_words.startswith("the recipient: its address")
     assert detail.client == "192.0.2.7"
     assert detail.summary.state is State.FINISHED
 

@@ -356,7 +356,7 @@ class RecipientDelivered(Event):
 
 @dataclass(frozen=True, slots=True)
 class RecipientDeferred(Event):
-    """Not delivered yet; tried again at `due` (seconds since the epoch)."""
+    """Not delivered yet; tried again at `due` (seconds since the epoch). `meaning`: the reply in words."""
 
     level: ClassVar[Level] = "warning"
     message: str
@@ -367,11 +367,12 @@ class RecipientDeferred(Event):
     reply: str
     attempts: int
     due: float
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientFailed(Event):
-    """Given up for good; the sender is told, or the message is in Badmail."""
+    """Given up for good; the sender is told, or the message is in Badmail. `meaning`: the reply in words."""
 
     level: ClassVar[Level] = "warning"
     message: str
@@ -381,6 +382,7 @@ class RecipientFailed(Event):
     host: str
     reply: str
     attempts: int
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,9 +268,12 @@ def test_one_message_is_told_in_plain_words(running: Running, mailroot: Mailroot
     text = mailroot("queue", "show", known.lower()).out
     assert re.search(r"^Now: +deferred \(1 of 2 recipients left\); next try in 1[45] min, at ", text, re.MULTILINE)
     assert re.search(rf"^Because: +{re.escape(HOST)}: 450 4.2.0 Greylisted$", text, re.MULTILINE)
+    assert re.search(r"^Means: +The host puts off mail of senders new to it", text, re.MULTILINE)
+    assert re.search(r"^At fault: +nobody; it passes by itself$", text, re.MULTILINE)
     assert re.search(rf"^To do: +.+ `mailroot queue retry {known}` tries at once$", text, re.MULTILINE)
     assert re.search(r"^Arrived: .* by SMTP from 192.0.2.7 \(client.example\)$", text, re.MULTILINE)
     assert re.search(r"c@example.net +pending +mx.example.net", text)
+    assert re.search(r"LAST REPLY +MEANS\n(?:.+\n)*c@example.net +pending .+ The host puts off", text)
     assert re.search(r"deferred +c@example.net", text)
     assert "\x1b" not in text
     assert mailroot("queue", "show", known, "--json").json["summary"]["pending"] == 1

@@ -149,6 +149,8 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
                 "Because",
                 summary["why"] if summary["state"] != "finished" or summary["doing"] != "delivered" else "",
             ),
+            ("Means", message["meaning"]),
+            ("At fault", message["fault_in_words"]),
             ("To do", to_do_in_words(message)),
             ("From", summary["sender"] or "<> (a delivery report)"),
             ("Subject", summary["subject"]),
@@ -162,15 +164,18 @@ def show(service: Service, id: Annotated[str, typer.Argument(metavar="ID", help=
         ]
     )
     say()
-    show_table(
-        [
-            Column("RECIPIENT", least=14, wraps=True),
-            Column("IS"),
-            Column("HOST", rank=2, least=24, wraps=True),
-            Column("LAST REPLY", rank=1, least=20, wraps=True),
-        ],
-        [[r["address"], r["fate"], r["host"], r["reply"]] for r in message["recipients"]],
-    )
+    columns = [
+        Column("RECIPIENT", least=14, wraps=True),
+        Column("IS"),
+        Column("HOST", rank=2, least=24, wraps=True),
+        Column("LAST REPLY", rank=1, least=20, wraps=True),
+    ]
+    rows = [[r["address"], r["fate"], r["host"], r["reply"]] for r in message["recipients"]]
+    if len(rows) > 1 and any(r["meaning"] for r in message["recipients"]):
+        # Of one recipient, it stands above.
+        columns.append(Column("MEANS", rank=3, least=24, wraps=True))
+        rows = [[*row, r["meaning"]] for row, r in zip(rows, message["recipients"], strict=True)]
+    show_table(columns, rows)
     if message["story"]:
         say()
         show_table(

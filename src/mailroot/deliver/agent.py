@@ -20,6 +20,7 @@ from typing import Protocol
 from mailroot.clock import Clock
 from mailroot.deliver.attempt import Attempt, Courier, Result
 from mailroot.deliver.bounce import kind_of
+from mailroot.deliver.replies.shipped import explain
 from mailroot.deliver.route import ToDrop
 from mailroot.deliver.schedule import Schedule
 from mailroot.events import (
@@ -310,7 +311,8 @@ class Agent:
             expires = self._schedule.expires(arrived, local=self._is_local(record, index))
             if isinstance(last, Deferred) and now >= expires:
                 text = f"Not delivered within {_span(expires - arrived)}. The last answer was: {last.reply}"
-                result.outcome = Failed(Reply(last.reply.code, "4.4.7", text), last.host, last.at)
+                code = last.reply.code if last.reply.is_transient else 451
+                result.outcome = Failed(Reply(code, "4.4.7", text), last.host, last.at)
 
     def _delayed(self, record: Record, results: dict[int, Result], now: float) -> list[int]:
         """Whose delay the sender is told of now."""
@@ -412,9 +414,15 @@ class Agent:
                         RecipientDelivered(server, message, sender, recipient, route, host, reply, delay, tries)
                     )
                 case Deferred():
-                    publish(RecipientDeferred(server, message, sender, recipient, route, host, reply, tries, due))
+                    meaning = explain(result.outcome.reply, host).meaning
+                    publish(
+                        RecipientDeferred(
+                            server, message, sender, recipient, route, host, reply, tries, due, meaning
+                        )
+                    )
                 case Failed():
-                    publish(RecipientFailed(server, message, sender, recipient, route, host, reply, tries))
+                    meaning = explain(result.outcome.reply, host).meaning
+                    publish(RecipientFailed(server, message, sender, recipient, route, host, reply, tries, meaning))
         for report in reports:
             for told in report.message.envelope.recipients:
                 kind = kind_of(report).value

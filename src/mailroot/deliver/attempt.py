@@ -1,7 +1,8 @@
 """One try of one message: whither, over which connection, and what became of each recipient.
 
 The only place that calls the other steps of delivery (route; pool, and with it hosts, security and connection;
-Drop). It decides what a next hop's words mean for a recipient; when there is another try is the agent's business.
+Drop). It decides what a next hop's words mean for a recipient, by the table in `replies`; when there is another try
+is the agent's business.
 An attempt that is cancelled keeps what it knows by then in `outcomes`.
 """
 
@@ -15,6 +16,8 @@ from mailroot.deliver.connection import Connection, Trouble
 from mailroot.deliver.destination import ANY, Crowded, Stopped, Wish
 from mailroot.deliver.hosts import NoHosts
 from mailroot.deliver.pool import Pool
+from mailroot.deliver.replies.base import Effect
+from mailroot.deliver.replies.shipped import effect_of
 from mailroot.deliver.route import Route, Router, ToDrop, ToHosts
 from mailroot.mail.address import Address, domain_key
 from mailroot.mail.convert import to_seven_bit
@@ -194,7 +197,7 @@ class Attempt:
     ) -> tuple[list[int], list[int]]:
         """Note what the replies say about each. Answers who was deferred, and who was only one too many."""
         now = self._courier.clock.now()
-        label = connection.label
+        label, smart_host = connection.label, bool(route.smart_hosts)
         again: list[int] = []
         crowded: list[int] = []
         someone_in = len(finished.refused) < len(indices)
@@ -207,11 +210,12 @@ class Attempt:
                 # RFC 5321 §4.5.3.1.10: one too many for this transaction, not for the host.
                 outcome = Deferred(_for_now(reply), label, now)
                 (crowded if someone_in else again).append(index)
-            elif reply.code < 500:
+            elif effect_of(reply, label, smart_host=smart_host) is Effect.FAIL:
+                outcome = Failed(reply, label, now)
+            else:
+                # Also where the code says "never", but the fault is the route's or passes: it is no message's end.
                 outcome = Deferred(reply, label, now)
                 again.append(index)
-            else:
-                outcome = Failed(reply, label, now)
             self.outcomes[index] = Result(outcome, route.name)
         return again, crowded
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, assert_never
 
 from mailroot.clock import Clock
+from mailroot.deliver.replies.shipped import explain
 from mailroot.mail.address import Address, domain_key
 from mailroot.mail.envelope import Body, Door, Envelope, Notify, Origin, Recipient, Return
 from mailroot.mail.header import scan
@@ -89,15 +90,13 @@ class Bounce:
         for index, outcome in outcomes:
             kind = _kind(recipients[index], outcome)
             if kind is not None:
-                told.setdefault(kind, []).append(Told(recipients[index], outcome.reply, outcome.host, outcome.at))
+                told.setdefault(kind, []).append(_heard(recipients[index], outcome, kind))
         if delayed:
             now = dict(outcomes)
             for index in delayed:
                 if recipients[index].wants(Notify.DELAY):
                     last = now.get(index) or record.standings[index].last or self._untried()
-                    told.setdefault(Kind.DELAYED, []).append(
-                        Told(recipients[index], last.reply, last.host, last.at)
-                    )
+                    told.setdefault(Kind.DELAYED, []).append(_heard(recipients[index], last, Kind.DELAYED))
         return told
 
     def _untried(self) -> Deferred:
@@ -155,6 +154,11 @@ class Bounce:
             )
             for recipient in recipients
         ]
+
+
+def _heard(recipient: Recipient, last: Outcome, kind: Kind) -> Told:
+    words = explain(last.reply, last.host).words if kind in (Kind.FAILED, Kind.DELAYED) else ""
+    return Told(recipient, last.reply, last.host, last.at, words)
 
 
 def kind_of(report: Report) -> Kind:

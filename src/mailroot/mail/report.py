@@ -42,12 +42,14 @@ _WORDS = {Kind.FAILED: "Failure", Kind.DELAYED: "Delay", Kind.DELIVERED: "Succes
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A recipient and the last thing that was heard about it: as in `mail.outcome`."""
+    """A recipient and the last thing that was heard about it: as in `mail.outcome`. `words` say what that means and
+    what can be done, "" where nothing has to be."""
 
     recipient: Recipient
     reply: Reply
     host: str
     at: float
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,11 @@ def _what_happened(report: DeliveryReport, told: Told, offset: int | None) -> li
     if report.kind is Kind.FAILED:
         if code == status.EXPIRED:
             lines += ["The message has waited as long as it may, and is not tried again."]
-        lines += [status.advice_on(told.reply)]
+        lines += [told.words]
     elif report.kind is Kind.DELAYED:
         again, end = format_date(report.due, offset), format_date(report.expires, offset)
         lines += [f"It is tried again, next on {again}, and given up on {end}."]
-        lines += [status.advice_on(told.reply)]
+        lines += [told.words]
     return [piece for line in lines for piece in ([line] if line.startswith("    ") else _wrapped(line, 76))]
 
 

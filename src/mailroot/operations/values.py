@@ -9,8 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
+from mailroot.deliver.replies.base import Entry
+from mailroot.deliver.replies.shipped import explain
 from mailroot.mail.outcome import Deferred, Delivered, Failed, Outcome
-from mailroot.mail.status import advice_on
 from mailroot.operations.listeners import ListenerStatus
 from mailroot.operations.servers import Folders, ServerState
 from mailroot.queue.base import Attempt, Counts, Fate, Record, Standing, State, format_id
@@ -87,30 +88,37 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class RecipientStatus:
-    """One recipient: where it stands, and the last reply about it (`host` "" where none was reached)."""
+    """One recipient: where it stands, and the last reply about it (`host` "" where none was reached). `meaning` and
+    `advice` are that reply in words, and what can be done; "" where nothing has to be done."""
 
     address: str
     fate: Fate
     host: str
     reply: str
     at: float | None
+    meaning: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
 class StoryLine:
-    """What one host said, in one attempt, about some of the recipients: "delivered", "deferred" or "failed"."""
+    """What one host said, in one attempt, about some of the recipients: "delivered", "deferred" or "failed"; and
+    what that meant, "" if delivered."""
 
     at: float
     outcome: str
     host: str
     reply: str
     recipients: tuple[str, ...]
+    meaning: str
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """All that is known of one message. `envid` is the sender's own id for it (RFC 3461), "" if none; `advice` is
-    what can be done about what `summary.why` says, "" where nothing has to be done."""
+    """All that is known of one message. `envid` is the sender's own id for it (RFC 3461), "" if none. Of what
+    `summary.why` says, `meaning` is the sense in a sentence, `fault` whose fault it is ("recipient", "message",
+    "sender", "route", "host", "nobody") and `fault_in_words` the same at length, `advice` what can be done; all ""
+    where nothing has to be done."""
 
     summary: Summary
     message_id: str
@@ -120,6 +128,9 @@ class Detail:
     helo: str
     user: str
     delay_reported: bool
+    meaning: str
+    fault: str
+    fault_in_words: str
     advice: str
     recipients: tuple[RecipientStatus, ...]
     story: tuple[StoryLine, ...]
@@ -193,6 +204,8 @@ def detail(server: str, record: Record, story: Sequence[Attempt], now: float) ->
     """Everything about a message."""
     addresses = tuple(str(standing.recipient.address) for standing in record.standings)
     origin = record.message.origin
+    newest = _newest_refusal(record.standings)
+    why = explain(newest.reply, newest.host) if newest is not None else None
     return Detail(
         summary=summary(server, record, now),
         message_id=record.message.message_id,
@@ -202,7 +215,10 @@ def detail(server: str, record: Record, story: Sequence[Attempt], now: float) ->
         helo=origin.helo,
         user=origin.user,
         delay_reported=record.delay_reported,
-        advice=_advice(record.standings),
+        meaning=why.meaning if why else "",
+        fault=why.fault.value if why else "",
+        fault_in_words=why.fault.words if why else "",
+        advice=why.next if why else "",
         recipients=tuple(_recipient_status(standing) for standing in record.standings),
         story=tuple(
             StoryLine(
@@ -211,6 +227,7 @@ def detail(server: str, record: Record, story: Sequence[Attempt], now: float) ->
                 host=attempt.outcome.host,
                 reply=str(attempt.outcome.reply),
                 recipients=tuple(addresses[index] for index in attempt.recipients if index < len(addresses)),
+                meaning=_meaning(attempt.outcome),
             )
             for attempt in story
         ),
@@ -219,13 +236,30 @@ def detail(server: str, record: Record, story: Sequence[Attempt], now: float) ->
 
 def _recipient_status(standing: Standing) -> RecipientStatus:
     last = standing.last
+    entry = _explained(last) if standing.fate is not Fate.DELIVERED else None
     return RecipientStatus(
         address=str(standing.recipient.address),
         fate=standing.fate,
         host=last.host if last else "",
         reply=str(last.reply) if last else "",
         at=last.at if last else None,
+        meaning=entry.meaning if entry else "",
+        advice=entry.next if entry else "",
     )
+
+
+def _explained(outcome: Outcome | None) -> Entry | None:
+    """What the table says of this outcome; None if it is a good one."""
+    match outcome:
+        case Deferred(reply, host) | Failed(reply, host):
+            return explain(reply, host)
+        case _:
+            return None
+
+
+def _meaning(outcome: Outcome) -> str:
+    entry = _explained(outcome)
+    return entry.meaning if entry else ""
 
 
 def _outcome_word(outcome: Outcome) -> str:
@@ -271,11 +305,6 @@ def _why(standings: Sequence[Standing]) -> str:
     if newest is None:
         return ""
     return f"{newest.host}: {newest.reply}" if newest.host else str(newest.reply)
-
-
-def _advice(standings: Sequence[Standing]) -> str:
-    newest = _newest_refusal(standings)
-    return advice_on(newest.reply) if newest is not None else ""
 
 
 def _newest_refusal(standings: Sequence[Standing]) -> Deferred | Failed | None:
