@@ -1,4 +1,5 @@
-"""A full disk is the client's 4xx, not the end: nothing is lost, and the service goes on when there is room."""
+"""A full disk is the client's 4xx, not the end: nothing is lost, and the service goes on when there is room. Here
+nothing is watched that would refuse mail before (`limits.min_free_disk`): the disk is full to the last octet."""
 
 import smtplib
 import subprocess
@@ -29,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_clients_get_4xx_until_there_is_room(
     start_relay: Callable[..., Relay], small_disk: Path, sink: Sink
 ) -> None:
-    relay = start_relay(sink.port, {"general": {"mailroot": str(small_disk)}})
+    relay = start_relay(sink.port, {"general": {"mailroot": str(small_disk)}, "limits": {"min_free_disk": 0}})
     filler = small_disk / "filler"
     before = message("text", b"before\r\n")
     after = message("text", b"after\r\n")

@@ -119,4 +119,4 @@ class LimitSettings:
     account: Annotated[Quota, Doc("How much one account may hand in.")] = field(default_factory=Quota)
     min_free_disk: Annotated[
         Size, Doc("With less than this free where the queue is, no mail is taken: 452, try again later. 0: never.")
-    ] = 256 * MIB
+    ] = 64 * MIB
