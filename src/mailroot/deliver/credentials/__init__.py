@@ -1,0 +1,1 @@
+"""How a route logs in to its hosts: passwords, and access tokens with whoever issues them."""
