@@ -6,10 +6,11 @@ The rest of the page, above the marker, is written by hand.
 """
 
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import assert_never
 
-from mailroot.deliver.replies.base import Effect, Entry, by_service
+from mailroot.deliver.replies.base import Effect, Entry
 from mailroot.deliver.replies.shipped import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "replies.md"
@@ -53,7 +54,8 @@ def with_replies(text: str) -> str:
     above, mark, _ = text.partition(MARK)
     assert mark, f"{PAGE} has no line {MARK!r}"
     lines: list[str] = []
-    for service, entries in by_service(table().entries):
+    for service, below in groupby(table().entries, lambda entry: entry.service):
+        entries = list(below)
         lines += ["", f"## {service}", "", "| reply | meaning | fault | what to do | the message |"]
         lines += ["|---|---|---|---|---|"]
         for entry in entries:

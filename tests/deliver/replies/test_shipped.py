@@ -97,8 +97,8 @@ PACE = (Effect.THROTTLE, Fault.ROUTE)
         ),
         (
             (
-                "535 5.7.139 Authentication unsuccessful, the request did not meet the criteria to be authenticated "
-                f"successfully. Contact your administrator. {BASIC}"
+                "535 5.7.139 Authentication unsuccessful, the request did not meet the criteria to be "
+                f"authenticated successfully. Contact your administrator. {BASIC}"
             ),
             ROUTE,
         ),
@@ -134,8 +134,8 @@ PACE = (Effect.THROTTLE, Fault.ROUTE)
         ),
         (
             (
-                "554 5.2.0 STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; Failed to "
-                "process message due to a permanent exception with message Cannot submit message."
+                "554 5.2.0 STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; Failed "
+                "to process message due to a permanent exception with message Cannot submit message."
             ),
             (Effect.FAIL, Fault.SENDER),
         ),
@@ -146,15 +146,15 @@ PACE = (Effect.THROTTLE, Fault.ROUTE)
         ("550 5.7.64 TenantAttribution; Relay Access Denied SMTP.", ROUTE),
         (
             (
-                "550 5.7.68 TenantInboundAttribution; Direct Send not allowed for this organization from unauthorized "
-                "sources"
+                "550 5.7.68 TenantInboundAttribution; Direct Send not allowed for this organization from "
+                "unauthorized sources"
             ),
             ROUTE,
         ),
         (
             (
-                "550 5.7.233 - Your message can't be sent because your tenant has exceeded its daily limit for sending "
-                "email to external recipients (tenant external recipient rate limit)."
+                "550 5.7.233 - Your message can't be sent because your tenant has exceeded its daily limit for "
+                "sending email to external recipients (tenant external recipient rate limit)."
             ),
             ROUTE,
         ),

@@ -8,7 +8,7 @@ Codes are those of RFC 5321 §4.2, enhanced status codes those of RFC 3463 and R
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -194,11 +194,3 @@ def _rank(match: Match, keys: Mapping[str, int], text: str, host: str) -> int:
             return -1
         rank += _BY_TEXT
     return rank
-
-
-def by_service(entries: Iterable[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """The entries of each service, in the order of the table."""
-    together: dict[str, list[Entry]] = {}
-    for entry in entries:
-        together.setdefault(entry.service, []).append(entry)
-    yield from together.items()

@@ -6,7 +6,7 @@ Whatever is wrong with a file raises ValueError here; the tests read them all, s
 import re
 import tomllib
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -17,15 +17,17 @@ FILES = ("microsoft365", "google", "ses", "azure", "tokens", "general")
 """Of entries that fit a reply equally well, that of the earlier file is meant."""
 
 
+@lru_cache(maxsize=64)
 def explain(reply: Reply, host: str = "") -> Entry:
-    """What `reply` means, whose fault it is, and what to do; `host` said it, as an outcome has it."""
+    """What `reply` means, whose fault it is, and what to do; `host` said it, as an outcome has it. The same is asked
+    for the decision, the event and the report, and for each recipient: the last answers are remembered."""
     return table().explain(reply, host)
 
 
 def effect_of(reply: Reply, host: str, *, smart_host: bool) -> Effect:
     """What is to become of a message that got `reply` from `host`, which is one that mail is handed to by setting
     (`smart_host`), or a recipient's own."""
-    return table().explain(reply, host).effect_of(reply, smart_host=smart_host)
+    return explain(reply, host).effect_of(reply, smart_host=smart_host)
 
 
 @cache
