@@ -10,17 +10,23 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-from mailroot.deliver.replies.base import Effect, Entry, Fault, Match, Table
+from mailroot.deliver.replies.base import LOOKED_AT, Effect, Entry, Fault, Match, Table
 from mailroot.mail.reply import Reply
 
 FILES = ("microsoft365", "google", "ses", "azure", "tokens", "general")
 """Of entries that fit a reply equally well, that of the earlier file is meant."""
 
 
-@lru_cache(maxsize=64)
 def explain(reply: Reply, host: str = "") -> Entry:
-    """What `reply` means, whose fault it is, and what to do; `host` said it, as an outcome has it. The same is asked
-    for the decision, the event and the report, and for each recipient: the last answers are remembered."""
+    """What `reply` means, whose fault it is, and what to do; `host` said it, as an outcome has it."""
+    if len(reply.text) > LOOKED_AT:
+        reply = Reply(reply.code, reply.status, reply.text[:LOOKED_AT])
+    return _explained(reply, host)
+
+
+@lru_cache(maxsize=64)
+def _explained(reply: Reply, host: str) -> Entry:
+    # The same is asked for the decision, the event and the report, and for each recipient.
     return table().explain(reply, host)
 
 
