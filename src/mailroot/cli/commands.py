@@ -15,8 +15,8 @@ from mailroot.cli.tables import say, say_json
 app = typer.Typer(
     name="mailroot",
     help="Mailroot: an SMTP relay for programs that only speak plain SMTP.\n\n"
-    "`mailroot run` is the server; config, user and certificate make work on its files; all other commands talk to a "
-    "server that is running on this machine.",
+    "`mailroot run` is the server; config, user and certificate make work on its files; all other commands talk to "
+    "a server that is running on this machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -85,7 +85,7 @@ class ListenerSettings:
     logins: Annotated[
         tuple[LoginKind, ...] | None,
         Doc(
-            "The kinds of login offered here: 'basic' (LOGIN and PLAIN), 'scram', 'integrated' (Kerberos and NTLM), "
+            "The kinds of login offered here: 'basic' (LOGIN and PLAIN), 'scram', 'integrated' (Kerberos, NTLM), "
             "'oauth', 'certificate'. Not set: all there are.",
             example='["basic", "scram"]',
         ),
