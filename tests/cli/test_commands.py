@@ -202,14 +202,16 @@ def test_bans(running: Running, mailroot: Mailroot) -> None:
     running.relay.ban("198.51.100.7", "\x1b]0;evil\x07\u202ecrm")
     running.relay.ban("2001:db8::1")
     said = mailroot("ban", "list")
-    assert [line.split()[:2] for line in said.out.splitlines()] == [
-        ["BANNED", "WHAT"],
+    # Clocks with long ticks have them end at the same time.
+    head, *lines = (line.split()[:2] for line in said.out.splitlines())
+    assert head == ["BANNED", "WHAT"]
+    assert sorted(lines) == [
         ["198.51.100.7", "address"],
-        ["]0;evilcrm", "account"],
         ["2001:db8::/64", "address"],
+        ["]0;evilcrm", "account"],
     ]
     assert "\x1b" not in said.out and "\u202e" not in said.out
-    assert mailroot("ban", "list", "--json").json["bans"][1]["who"] == "\x1b]0;evil\x07\u202ecrm"
+    assert "\x1b]0;evil\x07\u202ecrm" in [ban["who"] for ban in mailroot("ban", "list", "--json").json["bans"]]
     said = mailroot("ban", "lift", "198.51.100.7", "nobody", "\x1b]0;x")
     assert said.code == 1 and "'nobody' is not banned" in said.err and "\x1b" not in said.err
     assert mailroot("ban", "lift", "198.51.100.7").code == 1  # lifted just now
